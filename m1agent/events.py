@@ -1,0 +1,106 @@
+"""What a run tells, in order, while it happens.
+
+A model's reply streams `ThinkingDelta`, `TextDelta`, `CallStarted`, `ArgumentsDelta`, `CallReady`, and ends with
+`ReplyFinished`. The loop wraps these between `StepStarted` and `StepFinished`, adds `ToolStarted` and `ToolFinished`
+for the calls it runs, and ends with `RunFinished`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from m1agent.messages import AssistantMessage, ToolCall, ToolResult, Usage
+
+if TYPE_CHECKING:
+    from m1agent.loop import RunResult
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    """More of the model's thinking."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of the model's answer text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStarted:
+    """The model named the tool it calls; `index` counts the calls of this reply from 0."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsDelta:
+    """More of a call's arguments: the next characters of their JSON, never repeated."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallReady:
+    """A call is complete; it may still fail validation against the tool's schema."""
+
+    index: int
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFinished:
+    """The model's reply is complete. `stop` is `length` when the token budget cut it."""
+
+    message: AssistantMessage
+    usage: Usage
+    stop: Literal["done", "length"] = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """The loop asks the model for reply number `step`, counted from 1."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """A validated call begins to run."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    """A call has its result, or the error the model will be told."""
+
+    call: ToolCall
+    result: ToolResult
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A reply and the results of its calls are in the conversation."""
+
+    step: int
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run has ended; the result says how."""
+
+    result: RunResult
+
+
+ModelEvent: TypeAlias = ThinkingDelta | TextDelta | CallStarted | ArgumentsDelta | CallReady | ReplyFinished
+Event: TypeAlias = ModelEvent | StepStarted | ToolStarted | ToolFinished | StepFinished | RunFinished
