@@ -1,0 +1,27 @@
+"""RMS norm, alone and with the sigmoid output gate of a lightning layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight * x / sqrt(mean(x^2) + eps) over the last dimension (arXiv 1910.07467), fp32 inside.
+
+    x: [..., C]; weight: [C]; returns x's shape and dtype.
+    """
+    return _normalise(x, weight, eps).to(x.dtype)
+
+
+def rms_norm_gate(x: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
+    """sigmoid(gate) * rms_norm(x), fp32 inside: a lightning layer's output norm spans all heads' channels at once.
+
+    x: [..., C]; weight: [C]; gate: x's shape, before the sigmoid; returns x's shape and dtype.
+    """
+    return (_normalise(x, weight, eps) * torch.sigmoid(gate.float())).to(x.dtype)
+
+
+def _normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    x = x.float()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
