@@ -5,6 +5,9 @@ its [D, D/split] part of the state in fp32 registers, so nothing but q, k, v and
 only where triton is installed.
 """
 
+# Triton's language has no Python types.
+# pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -32,7 +35,7 @@ def prefill(
     Arguments as there; head dim 16, 32, 64 or 128. No length is a compile-time constant, and nothing waits for the GPU.
     """
     tokens, heads, dim = q.shape
-    q, k, v, slopes, initial_state = _ready(q), _ready(k), _ready(v), slopes.float(), initial_state.contiguous()
+    q, k, v, slopes, initial_state = _ready(q), _ready(k), _ready(v), slopes.float(), initial_state.float().contiguous()
     cu = torch.as_tensor(cu_seqlens, device=q.device).to(torch.int32)
     ranked = sorted(range(len(export)), key=lambda i: export[i])
     wanted = torch.tensor([export[i] for i in ranked] + [_NO_EXPORT], dtype=torch.int32, device=q.device)
@@ -64,7 +67,7 @@ def decode(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, slot
         return o
     part = min(dim, 32)
     _decode_kernel[(count, heads, dim // part)](
-        q, k, v, slopes, states, states if slots is None else slots, o,
+        q, k, v, slopes, states, states if slots is None else slots.contiguous(), o,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), o.stride(0),
         states.stride(0), states.stride(1), states.stride(2), states.stride(3),
         DIM=dim, PART=part, SLOTS=slots is not None, num_warps=4,
@@ -87,8 +90,8 @@ def _prefill_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr, EXPORTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0)
-    head = tl.program_id(1)
+    n = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)
     start = tl.load(cu_ptr + n)
     end = tl.load(cu_ptr + n + 1)
     slope = tl.load(slope_ptr + head)
@@ -96,13 +99,13 @@ def _prefill_kernel(
     d = tl.arange(0, DIM)
     e = tl.program_id(2) * PART + tl.arange(0, PART)
 
-    # 64-bit once here: a million tokens of 64 heads of 128 pass 2^31 elements.
+    # 64-bit: a million tokens of 64 heads of 128 pass 2^31 elements. Inside the loop pointers only step.
     q_ptrs = q_ptr + start.to(tl.int64) * q_token + head * q_head + i[:, None] * q_token + d[None, :]
     k_ptrs = k_ptr + start.to(tl.int64) * k_token + head * k_head + i[:, None] * k_token + d[None, :]
     v_ptrs = v_ptr + start.to(tl.int64) * v_token + head * v_head + i[:, None] * v_token + e[None, :]
     o_ptrs = o_ptr + start.to(tl.int64) * o_token + head * DIM + i[:, None] * o_token + e[None, :]
     in_state = d[:, None] * DIM + e[None, :]
-    own_state = (n.to(tl.int64) * HEADS + head) * DIM * DIM + in_state
+    own_state = (n * HEADS + head) * DIM * DIM + in_state
     state = tl.load(init_ptr + own_state)
 
     distance = i[:, None] - i[None, :]
@@ -151,14 +154,14 @@ def _decode_kernel(
     state_slot, state_head, state_row, state_col,
     DIM: tl.constexpr, PART: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0)
-    head = tl.program_id(1)
+    n = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, DIM)
     e = tl.program_id(2) * PART + tl.arange(0, PART)
     if SLOTS:
         slot = tl.load(slot_ptr + n).to(tl.int64)
     else:
-        slot = n.to(tl.int64)
+        slot = n
     q = tl.load(q_ptr + n * q_token + head * q_head + d).to(tl.float32)
     k = tl.load(k_ptr + n * k_token + head * k_head + d).to(tl.float32)
     v = tl.load(v_ptr + n * v_token + head * v_head + e).to(tl.float32)
