@@ -1,15 +1,32 @@
-"""JSON Schemas in canonical form, so that the same tool is always the same prompt."""
+"""JSON Schemas: made from functions, and in canonical form, so that the same tool is always the same prompt."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from typing import Any, cast
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
 
+from pydantic import BaseModel, Field, TypeAdapter, create_model
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
+
+from m1agent.docstrings import parse_docstring
+from m1agent.errors import ToolDefinitionError
 from m1agent.messages import JsonSchema, ToolSpec
 
 # Readers meet a parameter's type and meaning before its details; servers differ in key order between protocol versions.
 KEYWORD_ORDER = ("type", "description", "enum", "const", "format", "default", "items", "properties", "required")
 DROPPED = frozenset({"title", "$schema"})
+REFUSED_KINDS = {
+    inspect.Parameter.POSITIONAL_ONLY: "positional-only",
+    inspect.Parameter.VAR_POSITIONAL: "variadic (*)",
+    inspect.Parameter.VAR_KEYWORD: "variadic (**)",
+}
 
 
 def canonical_json(value: Any) -> str:
@@ -18,7 +35,7 @@ def canonical_json(value: Any) -> str:
 
 
 def canonical_schema(schema: JsonSchema) -> JsonSchema:
-    """`schema` with keywords in one order, without `title`, `$schema` and null defaults; properties keep their order."""
+    """`schema`, keywords in one order, without `title`, `$schema` and null defaults; properties keep their order."""
     kept = {key: schema[key] for key in sorted(schema, key=_rank) if _is_shown(key, schema[key])}
     return {key: _canonical_value(key, value) for key, value in kept.items()}
 
@@ -44,10 +61,115 @@ def _canonical_value(keyword: str, value: Any) -> Any:
         return value
     if keyword in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"):
         named = cast("dict[str, Any]", value)
-        return {name: canonical_schema(sub) if isinstance(sub, dict) else sub for name, sub in named.items()}
+        return {
+            name: canonical_schema(cast("JsonSchema", sub)) if isinstance(sub, dict) else sub
+            for name, sub in named.items()
+        }
     if isinstance(value, dict):
         return canonical_schema(cast("JsonSchema", value))
     if isinstance(value, list):
         items = cast("list[Any]", value)
         return [canonical_schema(cast("JsonSchema", item)) if isinstance(item, dict) else item for item in items]
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionParameters:
+    """A function's parameters: their JSON Schema, and the pydantic model that turns JSON into its Python values."""
+
+    schema: JsonSchema
+    description: str
+    model: type[BaseModel]
+
+    def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Python keyword arguments of a JSON object, defaults filled in.
+
+        Raises:
+            pydantic.ValidationError: the arguments do not fit.
+        """
+        values = self.model.model_validate(dict(arguments))
+        return {str(info.alias): getattr(values, field) for field, info in self.model.model_fields.items()}
+
+
+def function_parameters(function: Callable[..., Any]) -> FunctionParameters:
+    """The parameters of a function, from its signature, its annotations and its Google-style docstring.
+
+    Raises:
+        ToolDefinitionError: a parameter is positional-only, variadic, not annotated, or of a type JSON cannot hold.
+    """
+    doc = parse_docstring(inspect.getdoc(function))
+    fields: dict[str, Any] = {}
+    # Fields are numbered and the names are aliases, so that `from`, `json` or `model_config` are names like any other.
+    for number, (parameter, annotation) in enumerate(_annotated(function)):
+        fields[f"p{number}"] = _field(parameter, annotation, doc.parameters.get(parameter.name))
+    try:
+        model = create_model(function_name(function), **fields)
+        schema = model.model_json_schema(schema_generator=_QuietSchema)
+    except (PydanticUserError, PydanticSchemaGenerationError, TypeError, ValueError) as error:
+        raise _culprit(function) or ToolDefinitionError(f"{function_name(function)}: {_first_line(error)}") from error
+    schema.pop("description", None)
+    return FunctionParameters(canonical_schema(schema), doc.description, model)
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """What a function is called, also when it is a partial or a callable object."""
+    inner = function.func if isinstance(function, functools.partial) else function
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+class _QuietSchema(GenerateJsonSchema):
+    def emit_warning(self, kind: JsonSchemaWarningKind, detail: str) -> None:
+        """A default that JSON cannot hold is left out of the schema; the function still has it."""
+
+
+def _annotated(function: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, Any]]:
+    name = function_name(function)
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+    except NameError as error:
+        raise ToolDefinitionError(f"{name}: {error} in an annotation; define that type at module level") from error
+    for parameter in parameters:
+        if parameter.kind in REFUSED_KINDS:
+            raise ToolDefinitionError(
+                f"{name}: parameter '{parameter.name}' is {REFUSED_KINDS[parameter.kind]}; "
+                "a model passes arguments by name, so give every parameter a name of its own"
+            )
+        if parameter.annotation is parameter.empty:
+            raise ToolDefinitionError(f"{name}: parameter '{parameter.name}' has no type; {_remedy(parameter.name)}")
+        yield parameter, parameter.annotation
+
+
+def _remedy(parameter: str) -> str:
+    if parameter in ("self", "cls"):
+        return "make a tool of the bound method instead: tool(instance.method)"
+    return f"annotate it, for example '{parameter}: str'"
+
+
+def _field(parameter: inspect.Parameter, annotation: Any, description: str | None) -> tuple[Any, Any]:
+    if description is None or _is_described(annotation):
+        info = Field(alias=parameter.name, validation_alias=parameter.name)
+    else:
+        info = Field(alias=parameter.name, validation_alias=parameter.name, description=description)
+    return Annotated[annotation, info], ... if parameter.default is parameter.empty else parameter.default
+
+
+def _is_described(annotation: Any) -> bool:
+    return any(isinstance(item, FieldInfo) and item.description for item in getattr(annotation, "__metadata__", ()))
+
+
+def _culprit(function: Callable[..., Any]) -> ToolDefinitionError | None:
+    """Which parameter a schema could not be made of; found by trying them one by one."""
+    for parameter, annotation in _annotated(function):
+        try:
+            TypeAdapter(annotation).json_schema(schema_generator=_QuietSchema)
+        except (PydanticUserError, PydanticSchemaGenerationError, TypeError, ValueError) as error:
+            return ToolDefinitionError(
+                f"{function_name(function)}: parameter '{parameter.name}' has a type that JSON cannot hold "
+                f"({_first_line(error)}); use str, int, float, bool, list, dict, Literal, an Enum, a dataclass, "
+                "a TypedDict or a pydantic model"
+            )
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return re.split(r"\n|\. (?=Set )", str(error))[0].strip()

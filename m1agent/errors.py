@@ -1,0 +1,59 @@
+"""Every error this package raises on purpose.
+
+    M1AgentError
+    ├── ToolError               raised by a tool: its text is told to the model as written
+    │   └── InvalidArguments    a call's arguments do not fit the tool's schema
+    ├── ToolDefinitionError     a function or a schema that cannot become a tool
+    ├── ToolsetNotFound         no installed toolset has that name
+    ├── ModelError              a model could not write its reply
+    │   └── ModelNotFound       no model goes by that name
+    ├── SchemaError             a JSON Schema that is none
+    └── McpError                an MCP server could not be reached or misbehaved
+
+What a run can meet (limits, cancellation, loops, a failing model) is no exception: the run's result says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class M1AgentError(Exception):
+    """Base of every error of this package."""
+
+
+class ToolError(M1AgentError):
+    """A tool could not do what it was asked. The model is told the text exactly as written."""
+
+
+class InvalidArguments(ToolError):
+    """The arguments of a call do not fit the tool's schema; `problems` holds one line for each."""
+
+    def __init__(self, tool: str, problems: Sequence[str]) -> None:
+        self.tool = tool
+        self.problems = tuple(problems)
+        super().__init__("\n".join([f"Invalid arguments for {tool}:", *self.problems]))
+
+
+class ToolDefinitionError(M1AgentError):
+    """A function or a schema cannot become a tool; the text names the culprit and the remedy."""
+
+
+class ToolsetNotFound(M1AgentError):
+    """No installed toolset has that name."""
+
+
+class ModelError(M1AgentError):
+    """A model could not write its reply."""
+
+
+class ModelNotFound(ModelError):
+    """No model goes by that name."""
+
+
+class SchemaError(M1AgentError):
+    """A JSON Schema that is none, or one that refers to something outside itself."""
+
+
+class McpError(M1AgentError):
+    """An MCP server could not be reached or misbehaved."""

@@ -1,0 +1,398 @@
+"""Holds a call's arguments against a JSON Schema: coerces what is certain and says so, tells the rest in short lines.
+
+A problem line reads `path: expected ..., got ....` and one hint. It is written for the model that made the call:
+without schema dump or address, and with no value longer than `SHOWN` characters.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, TypeAlias, cast
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError as InvalidSchema
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend, validator_for  # pyright: ignore[reportUnknownVariableType]
+from referencing import Registry, Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012, specification_with
+
+from m1agent.errors import SchemaError
+from m1agent.messages import JsonSchema
+
+SHOWN = 32
+LISTED = 64
+PROBLEMS = 8
+ROUNDS = 6
+
+Path: TypeAlias = tuple[str | int, ...]
+
+
+class _Validator(Protocol):
+    def iter_errors(self, instance: Any) -> Iterator[ValidationError]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Arguments after coercion, one line for each coercion, one line for each problem left."""
+
+    arguments: dict[str, Any]
+    coercions: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+class ArgumentsSchema:
+    """The schema of a tool's arguments, ready to check calls. The schema is never changed, nor anything remote fetched.
+
+    Args:
+        schema: an object schema of any JSON Schema draft; `$schema` says which (default 2020-12).
+        closed: refuse arguments the schema does not name, even where it leaves that open.
+
+    Raises:
+        SchemaError: no valid schema, not of an object, or it refers to something outside itself.
+    """
+
+    def __init__(self, schema: JsonSchema, *, closed: bool = False) -> None:
+        self._schema: JsonSchema = schema if not closed else {**schema, "additionalProperties": False}
+        self._validator = _validator(self._schema)
+
+    def check(self, arguments: Mapping[str, Any]) -> Checked:
+        """Coerce what can safely be coerced and tell every problem left, at most `PROBLEMS` of them."""
+        value = copy.deepcopy(dict(arguments))
+        coercions: list[str] = []
+        leaves: list[Leaf] = []
+        for _ in range(ROUNDS):
+            leaves = [leaf for error in self._validator.iter_errors(value) for leaf in _leaves(error)]
+            made = [done for leaf in leaves if (done := _coerce(value, leaf)) is not None]
+            coercions += made
+            if not made:
+                break
+        return Checked(value, tuple(coercions), cap(line for leaf in leaves for line in _lines(leaf)))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One failed keyword: where, which, what it demanded, and what stood there."""
+
+    path: Path
+    keyword: str
+    demand: Any
+    instance: Any
+    schema: JsonSchema
+
+
+def cap(lines: Iterable[str]) -> tuple[str, ...]:
+    """The first `PROBLEMS` distinct lines, and how many more there are."""
+    distinct = list(dict.fromkeys(lines))
+    more = len(distinct) - PROBLEMS
+    return tuple(distinct[:PROBLEMS] + ([f"... and {more} more."] if more > 0 else []))
+
+
+def shown(value: Any, limit: int = SHOWN) -> str:
+    """A value as JSON, cut to `limit` characters."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = type(value).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """`("filters", 0, "name")` as `filters[0].name`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return text if len(text) <= LISTED else "..." + text[3 - LISTED :]
+
+
+def close_match(word: Any, known: Iterable[Any]) -> str:
+    """` Did you mean "x"?` for the nearest known word, or nothing."""
+    texts = {str(item).lower(): item for item in known}
+    near = difflib.get_close_matches(str(word).lower()[:LISTED], list(texts), n=1)
+    return f" Did you mean {shown(texts[near[0]])}?" if near else ""
+
+
+# Schemas
+
+
+def _validator(schema: JsonSchema) -> _Validator:
+    kind = validator_for(schema, default=Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except InvalidSchema as error:
+        raise SchemaError(
+            f"not a JSON Schema: at {dotted(tuple(error.absolute_path)) or 'the top'}: {error.message[:200]}"
+        ) from error
+    if schema.get("type", "object") != "object":
+        raise SchemaError(f"the arguments of a tool are an object, not {shown(schema['type'])}")
+    _check_references(schema)
+    # JSON Schema counts 7.0 as an integer, typed handlers do not: it fails here, and coercion makes it 7.
+    strict = kind.TYPE_CHECKER.redefine("integer", _is_integer)
+    return cast("_Validator", extend(kind, type_checker=strict)(schema, registry=Registry[Any]()))
+
+
+def _is_integer(_: Any, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_references(schema: JsonSchema) -> None:
+    """Refuse references that lead outside the schema now, rather than in the middle of a call."""
+    dialect = specification_with(str(schema.get("$schema", "")), default=DRAFT202012)
+    root: Resource[Any] = Resource(contents=schema, specification=dialect)
+    registry = Registry[Any]().with_resource(root.id() or "", root).crawl()
+    resolver = registry.resolver(root.id() or "")
+    for part, scope in _parts(root, resolver):
+        for keyword in ("$ref", "$dynamicRef"):
+            if isinstance(reference := part.get(keyword), str):
+                try:
+                    scope.lookup(reference)
+                except Unresolvable as error:
+                    raise SchemaError(
+                        f"reference {shown(reference, LISTED)} leads outside the schema; only local ones are followed"
+                    ) from error
+
+
+def _parts(resource: Any, resolver: Any) -> Iterator[tuple[JsonSchema, Any]]:
+    contents: Any = resource.contents
+    if isinstance(contents, dict):
+        yield cast("JsonSchema", contents), resolver
+    for sub in resource.subresources():
+        yield from _parts(sub, resolver.in_subresource(sub))
+
+
+# Failures
+
+
+def _leaves(error: ValidationError) -> Iterator[Leaf]:
+    """The failures a reader can act on: of alternatives, those of the one that was meant, if that can be told."""
+    if error.validator in ("anyOf", "oneOf") and error.context:
+        branches = _branches(error)
+        meant = [errors for errors in branches if not any(_rules_out(item) for item in errors)]
+        if len(meant) == 1:
+            for item in meant[0]:
+                yield from _leaves(item)
+            return
+        if not meant:
+            kinds = [kind for errors in branches for item in errors if _rules_out(item) for kind in _kinds(item)]
+            yield _leaf(error, "type", list(dict.fromkeys(kinds)))
+            return
+    yield _leaf(error, str(error.validator), error.validator_value)
+
+
+def _branches(error: ValidationError) -> list[list[ValidationError]]:
+    found: dict[Any, list[ValidationError]] = {}
+    for item in error.context or ():
+        found.setdefault(item.schema_path[0], []).append(item)
+    return list(found.values())
+
+
+def _rules_out(error: ValidationError) -> bool:
+    return not error.path and error.validator in ("type", "const", "enum")
+
+
+def _kinds(error: ValidationError) -> list[Any]:
+    if error.validator != "type":
+        return [_expected(_leaf(error, str(error.validator), error.validator_value))]
+    return _listed_kinds(error.validator_value)
+
+
+def _listed_kinds(kinds: Any) -> list[Any]:
+    """JSON Schema's `type` is one name or a list of names."""
+    return cast("list[Any]", kinds) if isinstance(kinds, list) else [kinds]
+
+
+def _leaf(error: ValidationError, keyword: str, demand: Any) -> Leaf:
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    return Leaf(tuple(error.absolute_path), keyword, demand, error.instance, schema)
+
+
+# Coercions
+
+
+def _coerce(arguments: dict[str, Any], leaf: Leaf) -> str | None:
+    """Replace a value of the wrong type where its meaning is certain; returns the line that says so."""
+    if leaf.keyword != "type" or not leaf.path:
+        return None
+    holder: Any = arguments
+    try:
+        for part in leaf.path[:-1]:
+            holder = holder[part]
+        if holder[leaf.path[-1]] is not leaf.instance:
+            return None
+    except (KeyError, IndexError, TypeError):
+        return None
+    for kind in _listed_kinds(leaf.demand):
+        value = _converted(leaf.instance, kind)
+        if value is not None:
+            holder[leaf.path[-1]] = value.value
+            return f"{dotted(leaf.path)}: {shown(leaf.instance)} read as {shown(value.value)}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    value: Any
+
+
+def _converted(value: Any, kind: Any) -> _Value | None:
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        return _Value(int(value))
+    if not isinstance(value, str) or kind not in READERS:
+        return None
+    return READERS[kind](value.strip())
+
+
+def _read_number(text: str) -> _Value | None:
+    if not re.fullmatch(r"-?\d{1,17}(\.\d{1,17})?([eE][+-]?\d{1,2})?", text):
+        return None
+    return _Value(float(text) if re.search(r"[.eE]", text) else int(text))
+
+
+def _read_integer(text: str) -> _Value | None:
+    number = _read_number(text)
+    if number is None or not float(number.value).is_integer():
+        return None
+    return _Value(int(number.value))
+
+
+def _read_word(words: Mapping[str, Any]) -> Callable[[str], _Value | None]:
+    return lambda text: _Value(words[text.lower()]) if text.lower() in words else None
+
+
+def _read_json(kind: type) -> Callable[[str], _Value | None]:
+    def read(text: str) -> _Value | None:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        return _Value(value) if isinstance(value, kind) else None
+
+    return read
+
+
+READERS: dict[str, Callable[[str], _Value | None]] = {
+    "integer": _read_integer,
+    "number": _read_number,
+    "boolean": _read_word({"true": True, "false": False}),
+    "null": _read_word({"null": None}),
+    "object": _read_json(dict),
+    "array": _read_json(list),
+}
+
+
+# Messages
+
+
+def _lines(leaf: Leaf) -> Iterator[str]:
+    path = dotted(leaf.path)
+    instance = leaf.instance
+    if leaf.keyword == "required":
+        for name in [name for name in leaf.demand if name not in instance]:
+            yield f"{dotted((*leaf.path, name))}: missing, expected {_described(_property(leaf.schema, name))}."
+    elif leaf.keyword in ("additionalProperties", "unevaluatedProperties") and isinstance(instance, dict):
+        yield from _unknown(leaf)
+    else:
+        yield f"{path or 'arguments'}: expected {_expected(leaf)}, got {_got(leaf)}.{_hint(leaf)}"
+
+
+def _unknown(leaf: Leaf) -> Iterator[str]:
+    known = list(leaf.schema.get("properties", {}))
+    patterns: list[str] = list(leaf.schema.get("patternProperties", {}))
+    names: list[str] = list(leaf.instance)
+    for name in names:
+        if name in known or any(re.search(pattern, name) for pattern in patterns):
+            continue
+        unused = [other for other in known if other not in leaf.instance]
+        allowed = _listed(known) if known else "none"
+        yield f"{dotted((*leaf.path, name))}: unknown argument.{close_match(name, unused)} Allowed: {allowed}."
+
+
+def _expected(leaf: Leaf) -> str:
+    demand = leaf.demand
+    if leaf.keyword == "type":
+        return " or ".join(map(str, _listed_kinds(demand)))
+    if leaf.keyword == "enum":
+        return f"one of {_listed([shown(item) for item in demand])}"
+    if leaf.keyword in PHRASES:
+        return PHRASES[leaf.keyword].format(shown(demand, LISTED).strip('"'))
+    if leaf.keyword == "const":
+        return shown(demand)
+    return f"a value that satisfies '{leaf.keyword}'"
+
+
+PHRASES = {
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "exclusiveMinimum": "more than {}",
+    "exclusiveMaximum": "less than {}",
+    "multipleOf": "a multiple of {}",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+    "minItems": "at least {} items",
+    "maxItems": "at most {} items",
+    "uniqueItems": "items that all differ",
+    "minProperties": "at least {} keys",
+    "maxProperties": "at most {} keys",
+    "pattern": "text matching {}",
+    "anyOf": "one of the allowed forms",
+    "oneOf": "exactly one of the allowed forms",
+}
+
+
+def _got(leaf: Leaf) -> str:
+    value = leaf.instance
+    if leaf.keyword in ("minItems", "maxItems"):
+        return f"{len(value)} items"
+    if leaf.keyword == "maxLength":
+        return f"{len(value)} characters"
+    if leaf.keyword == "type" and isinstance(value, str):
+        return f"the string {shown(value)}"
+    return shown(value)
+
+
+def _hint(leaf: Leaf) -> str:
+    if leaf.keyword == "enum":
+        return close_match(leaf.instance, leaf.demand)
+    if leaf.keyword == "type" and leaf.demand == "string" and isinstance(leaf.instance, int | float):
+        return " Put it in quotes."
+    if leaf.keyword == "type" and leaf.demand == "array":
+        return " Put it in [ ]."
+    if leaf.keyword == "type" and leaf.instance is None:
+        return " Leave it out or give a value."
+    return ""
+
+
+def _described(schema: Any) -> str:
+    """What a property wants, in a few words."""
+    if not isinstance(schema, dict):
+        return "a value"
+    part = cast("JsonSchema", schema)
+    if "enum" in part:
+        return f"one of {_listed([shown(item) for item in part['enum']])}"
+    if "type" in part:
+        return " or ".join(map(str, _listed_kinds(part["type"])))
+    return "a value"
+
+
+def _property(schema: JsonSchema, name: str) -> Any:
+    return cast("dict[str, Any]", schema.get("properties", {})).get(name)
+
+
+def _listed(items: Sequence[str]) -> str:
+    """As many items as fit in `LISTED` characters, and how many more there are."""
+    kept = list(islice(_fitting(items), len(items)))
+    more = len(items) - len(kept)
+    return ", ".join(kept) + (f", ... ({more} more)" if more else "")
+
+
+def _fitting(items: Sequence[str]) -> Iterator[str]:
+    room = LISTED
+    for item in items:
+        room -= len(item) + 2
+        if room < 0:
+            return
+        yield item
