@@ -1,0 +1,60 @@
+"""m1runtime: tokens in, tokens out, for MiniMax-M1's hybrid of lightning and softmax attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from m1runtime.config import ModelConfig
+from m1runtime.engine import Engine, EngineStats
+from m1runtime.errors import (
+    CheckpointError,
+    ClosedError,
+    ConfigError,
+    GenerationError,
+    M1RuntimeError,
+    MemoryPlanError,
+    SamplingError,
+    SchemaError,
+    SessionError,
+    SessionFileError,
+    TokenizerError,
+)
+from m1runtime.generation import Chunk, Completion, Stream
+from m1runtime.sampling import SamplingParams
+from m1runtime.session import Session
+from m1runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from m1runtime.grammar import Grammar
+
+__all__ = [
+    "CheckpointError",
+    "Chunk",
+    "ClosedError",
+    "Completion",
+    "ConfigError",
+    "Engine",
+    "EngineStats",
+    "GenerationError",
+    "Grammar",
+    "M1RuntimeError",
+    "MemoryPlanError",
+    "ModelConfig",
+    "SamplingError",
+    "SamplingParams",
+    "SchemaError",
+    "Session",
+    "SessionError",
+    "SessionFileError",
+    "Stream",
+    "Tokenizer",
+    "TokenizerError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Grammar":
+        from m1runtime.grammar import Grammar
+
+        return Grammar
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

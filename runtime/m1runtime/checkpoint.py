@@ -1,0 +1,121 @@
+"""Safetensors on disk → the runtime's parameters, and back; every mismatch is told before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from m1runtime.config import ModelConfig
+from m1runtime.errors import CheckpointError
+from m1runtime.headers import SINGLE, TensorHeader, checkpoint_headers, shorten
+from m1runtime.layout import (
+    HEAD,
+    Placement,
+    expected_tensors,
+    fused_placements,
+    is_derived,
+    parameters,
+    placements,
+)
+
+__all__ = ["expected_tensors", "hub_tensors", "load", "save_checkpoint"]
+
+log = logging.getLogger(__name__)
+_FLOATS = ("F32", "BF16", "F16", "F64")
+
+
+def load(
+    folder: str | Path,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    progress: bool | None = None,
+) -> dict[str, Tensor]:
+    """The runtime's parameters (`layout.parameters`) from a single safetensors file or a sharded index.
+
+    Hub names and the transformers-native fused expert names are read alike. `progress`: a bar on stderr; None shows it
+    on a terminal only.
+    Raises CheckpointError for truncated files, missing shards and missing, unknown or misshapen tensors.
+    """
+    folder = Path(folder)
+    headers = checkpoint_headers(folder)
+    if not headers:
+        raise CheckpointError(f"{folder}: no weights; expected {SINGLE} or {SINGLE}.index.json")
+    placed = match_tensors(config, headers)
+    loaded = {
+        name: torch.empty(p.shape, dtype=torch.float32 if p.full else dtype, device=device)
+        for name, p in parameters(config).items()
+    }
+    by_file: dict[Path, list[str]] = {}
+    for name in placed:
+        by_file.setdefault(headers[name].file, []).append(name)
+    shown = sys.stderr.isatty() if progress is None else progress
+    with tqdm(total=len(placed), desc="weights", unit="tensor", file=sys.stderr, disable=not shown) as bar:
+        for file, names in by_file.items():
+            for name, tensor in _read(file, names):
+                loaded[placed[name].parameter][placed[name].where].copy_(tensor)
+                bar.update()
+    return loaded
+
+
+def match_tensors(config: ModelConfig, headers: Mapping[str, TensorHeader]) -> dict[str, Placement]:
+    """Tensor in the files → its placement. Raises CheckpointError listing every tensor that does not fit."""
+    hub, fused = placements(config), fused_placements(config)
+    wanted = hub | fused
+    present = {name: header for name, header in headers.items() if not is_derived(name)}
+    if config.tie_word_embeddings:
+        present.pop(HEAD, None)
+    placed = {name: wanted[name] for name in present if name in wanted}
+    covered = {placement.parameter for name, placement in placed.items() if name in fused}
+    missing = sorted(name for name, p in hub.items() if name not in placed and p.parameter not in covered)
+    unknown = sorted(set(present) - set(wanted))
+    misshapen = [
+        f"{name} expected {list(placed[name].shape)} found {list(present[name].shape)}"
+        for name in sorted(placed)
+        if placed[name].shape != present[name].shape
+    ]
+    odd = [f"{name} is {present[name].dtype}" for name in sorted(placed) if present[name].dtype not in _FLOATS]
+    problems = [
+        f"{len(names)} tensors {kind}: {shorten(names)}"
+        for kind, names in (
+            ("missing", [f"{name} {list(hub[name].shape)}" for name in missing]),
+            ("unknown", [f"{name} {list(present[name].shape)}" for name in unknown]),
+            ("misshapen", misshapen),
+            ("of an unsupported dtype", odd),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError("the weights do not fit the config: " + "; ".join(problems))
+    return placed
+
+
+def save_checkpoint(loaded: Mapping[str, Tensor], config: ModelConfig, folder: str | Path) -> None:
+    """Writes parameters as a checkpoint folder in the hub layout: config.json and model.safetensors."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+    save_file(hub_tensors(loaded, config), folder / SINGLE, metadata={"format": "pt"})
+
+
+def hub_tensors(loaded: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The runtime's parameters under the hub's names, one contiguous tensor each."""
+    return {name: loaded[p.parameter][p.where].contiguous() for name, p in placements(config).items()}
+
+
+def _read(file: Path, names: list[str]) -> Iterable[tuple[str, Tensor]]:
+    reader: Any = safe_open(str(file), framework="pt", device="cpu")
+    with reader as opened:
+        for name in names:
+            yield name, opened.get_tensor(name)

@@ -1,0 +1,258 @@
+"""The public face: a checkpoint folder in, completions, streams and sessions out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from m1runtime.checkpoint import load
+from m1runtime.config import ModelConfig
+from m1runtime.errors import ConfigError, SessionError, TokenizerError
+from m1runtime.executor import Executor, Progress
+from m1runtime.generation import (
+    Chunk,
+    Completion,
+    Constraint,
+    Generation,
+    Stream,
+    Vocabulary,
+    run_together,
+)
+from m1runtime.memory import plan_memory
+from m1runtime.model import Model
+from m1runtime.sampling import SamplingParams
+from m1runtime.sequence import SequenceState
+from m1runtime.session import Session
+from m1runtime.session_file import load_sequence
+from m1runtime.tokenizer import END_OF_SENTENCE, Tokenizer
+
+if TYPE_CHECKING:
+    from m1runtime.grammar import Grammar
+
+__all__ = ["Chunk", "Completion", "Engine", "EngineStats", "Stream"]
+
+log = logging.getLogger(__name__)
+BUNDLED = {"m1-nano": Path(__file__).parent / "nano"}
+Prompt = Sequence[int] | str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Tokens since the engine was made, and bytes now.
+
+    computed: through the model, recomputed ones included. reused: prompt tokens whose cache was there already.
+    recomputed: by cause, tokens computed twice.
+    generated, forced: in replies; forced are those a grammar left no choice about. state_bytes, kv_bytes: of live
+    sessions.
+    """
+
+    forwards: int
+    tokens_computed: int
+    tokens_reused: int
+    tokens_recomputed: dict[str, int]
+    tokens_generated: int
+    tokens_forced: int
+    sessions: int
+    weight_bytes: int
+    state_bytes: int
+    kv_bytes: int
+
+
+class Engine:
+    """A loaded model. Several threads may use one engine, each with sessions of its own."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: Model,
+        tokenizer: Tokenizer | None = None,
+        *,
+        page_size: int = 64,
+        prefill_chunk: int = 4096,
+        snapshots: int = 8,
+    ) -> None:
+        """`prefill_chunk`: tokens a forward pass at most. `snapshots`: turn ends a session keeps, besides commits."""
+        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+            raise TokenizerError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size} rows (vocab_size); "
+                "they belong to different checkpoints"
+            )
+        self.config = config
+        self.tokenizer = tokenizer
+        self._snapshots = snapshots
+        self._executor = Executor(
+            model, device=model.embed.device, dtype=model.embed.dtype, page_size=page_size, chunk=prefill_chunk
+        )
+        self._vocabulary = _vocabulary(config, tokenizer, model.embed.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        progress: bool | None = None,
+        memory_limit: int | None = None,
+        prefill_chunk: int = 4096,
+        snapshots: int = 8,
+    ) -> Engine:
+        """Loads a checkpoint folder, or a bundled model by name ("m1-nano").
+
+        device: CUDA when there is one. dtype: of the large matrices; float32 on a CPU, bfloat16 on CUDA unless given.
+        progress: print the memory plan and a bar; None does so on a terminal.
+        memory_limit: bytes, instead of what the machine says. A folder without tokenizer.json serves token ids.
+        Raises ConfigError, CheckpointError, TokenizerError, and MemoryPlanError before reading a weight.
+        """
+        folder = _resolve(path_or_name)
+        config = ModelConfig.from_file(folder)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = _dtype(dtype, device)
+        has_text = (folder / "tokenizer.json").exists()
+        tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
+        plan = plan_memory(config, dtype=dtype, device=device, limit=memory_limit)
+        log.info("%s", plan)
+        if progress or (progress is None and sys.stderr.isatty()):
+            print(plan, file=sys.stderr)
+        plan.check()
+        model = Model(config, load(folder, config, dtype=dtype, device=device, progress=progress))
+        return cls(config, model, tokenizer, prefill_chunk=prefill_chunk, snapshots=snapshots)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        return self._vocabulary.eos_ids
+
+    def score(self, ids: Sequence[int]) -> Tensor:
+        """fp32 logits [len(ids), V] after every token, computed afresh. Raises SessionError for bad ids."""
+        self._check_ids(ids)
+        return self._executor.score(ids)
+
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | None = None, grammar: Grammar | None = None
+    ) -> list[Completion]:
+        """A completion for each prompt (token ids or text); all go through the model together, each as if alone."""
+        if isinstance(prompts, str):
+            raise SessionError("prompts must be a list of prompts; wrap a single one: [prompt]")
+        params = params or SamplingParams()
+        sequences: list[SequenceState] = []
+        try:
+            generations: list[Generation] = []
+            for prompt in prompts:
+                sequence = self._start(prompt)
+                sequences.append(sequence)
+                generations.append(self._generation(sequence, params, grammar))
+            return run_together(generations, self._executor)
+        finally:
+            for sequence in sequences:
+                self._executor.release(sequence)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None, grammar: Grammar | None = None) -> Stream:
+        """One reply as it grows; its last chunk carries the completion."""
+        session = self.session(prompt)
+        return session.stream(params, grammar)
+
+    def session(self, ids: Prompt = (), *, progress: Progress | None = None) -> Session:
+        """A session over `ids`, computed right away."""
+        sequence = self._executor.admit(keep=self._snapshots)
+        session = Session(self._executor, self._vocabulary, self._start_grammar, sequence)
+        session.append(self._ids(ids), progress=progress)
+        return session
+
+    def load_session(self, path: str | Path) -> Session:
+        """A session saved by `Session.save`. Raises SessionFileError when it is damaged or of another model."""
+        sequence = load_sequence(self._executor, Path(path), keep=self._snapshots)
+        return Session(self._executor, self._vocabulary, self._start_grammar, sequence)
+
+    def stats(self) -> EngineStats:
+        """Totals so far."""
+        e, c = self._executor, self._executor.counters
+        return EngineStats(
+            forwards=c.forwards,
+            tokens_computed=c.computed,
+            tokens_reused=c.reused,
+            tokens_recomputed=dict(c.recomputed),
+            tokens_generated=c.generated,
+            tokens_forced=c.forced,
+            sessions=e.live,
+            weight_bytes=e.model.bytes,
+            state_bytes=e.states.used * e.states.bytes_per_slot,
+            kv_bytes=e.pages.used * e.pages.bytes_per_page,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    def _ids(self, prompt: Prompt) -> Sequence[int]:
+        if not isinstance(prompt, str):
+            return prompt
+        if self.tokenizer is None:
+            raise TokenizerError("a text prompt needs a tokenizer, and this checkpoint has none; pass token ids")
+        return self.tokenizer.encode(prompt)
+
+    def _start(self, prompt: Prompt) -> SequenceState:
+        ids = self._ids(prompt)
+        self._check_ids(ids)
+        sequence = self._executor.admit(keep=0)
+        sequence.tokens = list(ids)
+        return sequence
+
+    def _generation(self, sequence: SequenceState, params: SamplingParams, grammar: Grammar | None) -> Generation:
+        constraint = self._start_grammar(grammar, params) if grammar is not None else None
+        return Generation(sequence, params, self._vocabulary, constraint)
+
+    def _start_grammar(self, grammar: Grammar, params: SamplingParams) -> Constraint:
+        if self.tokenizer is None:
+            raise TokenizerError("a grammar needs a tokenizer, and this checkpoint has none")
+        return grammar.start(self.tokenizer, max_new_tokens=params.max_new_tokens)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if not ids:
+            raise SessionError("a prompt needs at least one token")
+        for token in ids:
+            if not 0 <= token < self.config.vocab_size:
+                raise SessionError(f"token {token} is outside the vocabulary of {self.config.vocab_size}")
+
+
+def _resolve(path_or_name: str | Path) -> Path:
+    folder = BUNDLED.get(str(path_or_name), Path(path_or_name))
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{path_or_name}: no such checkpoint folder; give a folder with config.json and model.safetensors, "
+            f"or a bundled model: {', '.join(BUNDLED)}"
+        )
+    return folder
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in names:
+        raise ConfigError(f"dtype {dtype!r} is not supported; supported: {', '.join(names)}")
+    return names[dtype]
+
+
+def _vocabulary(config: ModelConfig, tokenizer: Tokenizer | None, device: torch.device) -> Vocabulary:
+    eos = frozenset(config.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
+    ends = [*config.eos_token_ids, *sorted(eos)]
+    end = tokenizer.special_ids.get(END_OF_SENTENCE) if tokenizer else None
+    never = None
+    if tokenizer is not None and tokenizer.vocab_size < config.vocab_size:
+        never = torch.arange(config.vocab_size, device=device) >= tokenizer.vocab_size
+    return Vocabulary(eos, end if end is not None else next(iter(ends), None), never, tokenizer)

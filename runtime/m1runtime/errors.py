@@ -1,0 +1,62 @@
+"""Exceptions of the runtime, one tree.
+
+::
+
+    M1RuntimeError
+    ├── ConfigError        a config.json that cannot be read as this architecture
+    ├── CheckpointError    weights that are truncated, missing, unknown or misshapen
+    ├── MemoryPlanError    the plan needs more memory than there is
+    ├── TokenizerError     a tokenizer.json of an unsupported kind, or none where text is needed
+    ├── SamplingError      a sampling parameter out of its range
+    ├── SchemaError        a grammar or schema that nobody can compile
+    ├── GenerationError    a grammar left no token to choose from
+    ├── SessionError       a session used out of its bounds
+    │   └── SessionFileError   a saved session that is truncated or of another model
+    └── ClosedError        a session or engine used after close()
+"""
+
+from __future__ import annotations
+
+
+class M1RuntimeError(Exception):
+    """Base of every error the runtime raises on purpose."""
+
+
+class ConfigError(M1RuntimeError):
+    """A config names something unsupported; the message names the field and what is supported."""
+
+
+class CheckpointError(M1RuntimeError):
+    """Weights on disk do not fit the config or are damaged; the message lists names and shapes."""
+
+
+class MemoryPlanError(M1RuntimeError):
+    """The model does not fit; the message gives needed and available bytes."""
+
+
+class TokenizerError(M1RuntimeError):
+    """The tokenizer cannot be read, or text was asked of an engine that has no tokenizer."""
+
+
+class SamplingError(M1RuntimeError):
+    """A sampling parameter is out of range; the message names it and the remedy."""
+
+
+class SchemaError(M1RuntimeError):
+    """A grammar, regex or JSON Schema cannot be compiled."""
+
+
+class GenerationError(M1RuntimeError):
+    """No token can be chosen: mask and bans exclude the whole vocabulary."""
+
+
+class SessionError(M1RuntimeError):
+    """A session was asked for a position or token it does not have."""
+
+
+class SessionFileError(SessionError):
+    """A saved session is truncated, damaged, or belongs to another model."""
+
+
+class ClosedError(M1RuntimeError):
+    """A session or engine was used after it was closed."""

@@ -1,0 +1,273 @@
+"""One reply being generated: choose a token, append it with the run the grammar forces after it, until an end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from m1kernels.sample import apply_repetition_penalty, sample
+from torch import Tensor
+
+from m1runtime.errors import GenerationError, SessionError, TokenizerError
+from m1runtime.executor import Executor
+from m1runtime.sampling import SamplingParams
+from m1runtime.sequence import SequenceState
+from m1runtime.text import TextStream
+
+if TYPE_CHECKING:
+    from m1runtime.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Constraint(Protocol):
+    """What the generation loop asks of a grammar; `m1runtime.grammar.Constraint` is the real one."""
+
+    @property
+    def done(self) -> bool:
+        """Nothing but an end token may follow."""
+        ...
+
+    def mask(self) -> Tensor | None:
+        """Allowed tokens as int32 [ceil(V/32)] on the CPU, LSB first; None allows all."""
+        ...
+
+    def try_accept(self, token: int, remaining: int) -> bool:
+        """Advances by a token with `remaining` more to come at most; False refuses it and changes nothing."""
+        ...
+
+    def forced(self, remaining: int) -> list[int]:
+        """Tokens that must follow, already accepted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished reply: `ids` without the end token, and how it came about, in tokens."""
+
+    ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    reused_tokens: int  # of the prompt, those whose cache was there already
+    forced_tokens: int  # of `ids`, those the grammar left no choice about
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a reply as it grows; the last one has no ids and carries the completion."""
+
+    ids: tuple[int, ...]
+    text: str
+    forced: bool = False
+    completion: Completion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What choosing and showing tokens needs: ends, the tokens never to sample [V] bool, and the tokenizer."""
+
+    eos_ids: frozenset[int]
+    end: int | None  # the end token appended when a grammar is done
+    never: Tensor | None
+    tokenizer: Tokenizer | None
+
+
+class Generation:
+    """The reply of one sequence. `step` needs the sequence's logits up to date."""
+
+    def __init__(
+        self,
+        sequence: SequenceState,
+        params: SamplingParams,
+        vocabulary: Vocabulary,
+        constraint: Constraint | None = None,
+    ) -> None:
+        if params.stop and vocabulary.tokenizer is None:
+            raise TokenizerError(
+                "stop strings need text, and this checkpoint has no tokenizer.json; use token ids alone"
+            )
+        if not sequence.tokens:
+            raise SessionError("there is nothing to continue; append at least one token first")
+        self.sequence = sequence
+        self.params = params
+        self.constraint = constraint
+        self.ids: list[int] = []
+        self.forced = 0
+        self.finish_reason: FinishReason | None = None
+        self._vocabulary = vocabulary
+        self._prompt = len(sequence.tokens)
+        self.reused = max(0, self._prompt - sequence.fresh - sequence.pending)
+        tokenizer = vocabulary.tokenizer
+        self._text = TextStream(tokenizer.token_bytes, params.stop) if tokenizer else None
+        self._random: torch.Generator | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens left in the budget."""
+        return self.params.max_new_tokens - len(self.ids)
+
+    def step(self) -> Iterator[Chunk]:
+        """Chooses a token and appends it and its forced run to the sequence; yields what can be shown."""
+        token = self._choose()
+        if token in self._vocabulary.eos_ids:
+            self._end(token)
+            return
+        yield self._append([token], forced=False)
+        if self.constraint is not None and self.finish_reason is None:
+            yield from self._append_forced(self.constraint.forced(self.remaining))
+        if self.constraint is not None and self.finish_reason != "stop" and self.constraint.done:
+            self._end(self._vocabulary.end if self.remaining else None)
+
+    def completion(self) -> Completion:
+        """The reply as far as it got; one that has not finished counts as cancelled."""
+        self.cancel()
+        if self._text is not None:
+            self._text.finish()
+        text = self._text.text if self._text else ""
+        reason = self.finish_reason or "cancelled"
+        return Completion(tuple(self.ids), text, reason, self._prompt, self.reused, self.forced)
+
+    def cancel(self) -> None:
+        """Ends a reply that has not ended by itself."""
+        self.finish_reason = self.finish_reason or "cancelled"
+
+    def last_chunk(self) -> Chunk:
+        """The text still held back, and the completion."""
+        rest = self._text.finish() if self._text else ""
+        return Chunk((), rest, completion=self.completion())
+
+    def _append_forced(self, run: list[int]) -> Iterator[Chunk]:
+        end = next((i for i, token in enumerate(run) if token in self._vocabulary.eos_ids), len(run))
+        if end:
+            yield self._append(run[:end], forced=True)
+        if end < len(run) and self.finish_reason is None:
+            self._end(run[end])
+
+    def _append(self, run: list[int], *, forced: bool) -> Chunk:
+        kept: list[int] = []
+        shown = ""
+        for token in run:
+            kept.append(token)
+            shown += self._text.push(token) if self._text else ""
+            if self._text is not None and self._text.stopped:
+                self.finish_reason = "stop"
+                break
+            if len(self.ids) + len(kept) >= self.params.max_new_tokens:
+                self.finish_reason = "length"
+                break
+        self.ids += kept
+        self.forced += len(kept) if forced else 0
+        self.sequence.tokens += kept
+        return Chunk(tuple(kept), shown, forced)
+
+    def _end(self, token: int | None) -> None:
+        self.finish_reason = "stop"
+        if token is not None:
+            self.sequence.tokens.append(token)
+
+    def _choose(self) -> int:
+        logits = self._logits()
+        mask = self._mask(logits.shape[-1])
+        p = self.params
+        while True:
+            try:
+                chosen = sample(
+                    logits,
+                    temperature=p.temperature,
+                    top_k=p.top_k,
+                    top_p=p.top_p,
+                    min_p=p.min_p,
+                    mask=mask,
+                    generator=self._random,
+                )
+            except ValueError as error:
+                raise GenerationError(f"no token can be chosen after {len(self.ids)} tokens: {error}") from None
+            token = int(chosen)
+            if self.constraint is None or self.constraint.try_accept(token, self.remaining - 1):
+                return token
+            logits = logits.clone()
+            logits[0, token] = float("-inf")
+
+    def _logits(self) -> Tensor:
+        assert self.sequence.logits is not None
+        logits = self.sequence.logits[None]
+        if self._vocabulary.never is not None:
+            logits = logits.masked_fill(self._vocabulary.never, float("-inf"))
+        if self.params.repetition_penalty != 1:
+            logits = apply_repetition_penalty(logits, sorted(set(self.sequence.tokens)), self.params.repetition_penalty)
+        if self._random is None and self.params.temperature:
+            self._random = torch.Generator(device=logits.device)
+            if self.params.seed is None:
+                self._random.seed()
+            else:
+                self._random.manual_seed(self.params.seed)
+        return logits
+
+    def _mask(self, vocab: int) -> Tensor | None:
+        mask = self.constraint.mask() if self.constraint is not None else None
+        if mask is None:
+            return None
+        words = -(-vocab // 32)
+        # The tokenizer may know fewer tokens than the model has rows: the rest stay forbidden.
+        return torch.nn.functional.pad(mask, (0, words - mask.shape[-1])).view(1, words)
+
+
+class Stream(Iterator[Chunk]):
+    """The chunks of one reply; afterwards `completion` holds it. Closing it early leaves a valid sequence."""
+
+    def __init__(self, generation: Generation, chunks: Generator[Chunk]) -> None:
+        self._generation = generation
+        self._chunks = chunks
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """Ends the reply here; its finish reason is then "cancelled"."""
+        self._chunks.close()
+        self._generation.cancel()
+
+    @property
+    def completion(self) -> Completion:
+        """The finished reply. Raises SessionError while chunks are still to come."""
+        if self._generation.finish_reason is None:
+            raise SessionError("the reply is not finished; iterate to its end or close() it first")
+        return self._generation.completion()
+
+
+def run_generation(generation: Generation, executor: Executor) -> Generator[Chunk]:
+    """Forward pass, then a step, until the reply ends."""
+    try:
+        while generation.finish_reason is None:
+            executor.advance([generation.sequence])
+            yield from generation.step()
+        yield generation.last_chunk()
+    finally:
+        generation.cancel()
+        finish(generation, executor)
+
+
+def run_together(generations: Sequence[Generation], executor: Executor) -> list[Completion]:
+    """Several replies, all sequences in one ragged forward pass a step."""
+    running = list(generations)
+    while running:
+        executor.advance([generation.sequence for generation in running])
+        for generation in running:
+            for _ in generation.step():
+                pass
+        running = [generation for generation in running if generation.finish_reason is None]
+    for generation in generations:
+        finish(generation, executor)
+    return [generation.completion() for generation in generations]
+
+
+def finish(generation: Generation, executor: Executor) -> None:
+    """Accounts for a reply that ended."""
+    counters = executor.counters
+    counters.generated += len(generation.ids)
+    counters.forced += generation.forced
+    counters.reused += generation.reused
+    generation.sequence.fresh = 0

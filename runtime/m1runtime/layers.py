@@ -1,0 +1,122 @@
+"""The sub-layers of the hybrid, one equation a line; weights are plain tensors.
+
+Shapes: T packed tokens of N sequences, H hidden size, A heads of D, K KV heads, E experts of inner size F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from m1kernels.attention import paged_attention
+from m1kernels.lightning import decay_slopes, lightning_decode, lightning_prefill
+from m1kernels.moe import grouped_experts, route
+from m1kernels.norm import rms_norm_gate
+from m1kernels.rotary import apply_rotary
+from torch import Tensor
+from torch.nn import functional as F
+
+from m1runtime.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """New tokens of N sequences, packed without padding, and where each sequence keeps its cache.
+
+    ids, positions: [T] int64; bounds: N+1 offsets into them; slots: [N] int64 rows of the state pool.
+    page_tables: N int64 tensors; kv_rows: [T] int64, each token's row in the flattened pages; lengths: N cached lengths
+    including the new tokens.
+    export: packed indices of tokens after which the lightning states are copied out.
+    rows: packed indices whose logits are wanted; None for all of them.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    bounds: tuple[int, ...]
+    slots: Tensor
+    page_tables: list[Tensor]
+    kv_rows: Tensor
+    lengths: list[int]
+    export: tuple[int, ...] = ()
+    rows: Tensor | None = None
+    decode: bool = field(init=False)  # one token a sequence
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decode", self.bounds == tuple(range(len(self.bounds))) and not self.export)
+
+
+class LightningAttention:
+    """Linear attention with one decay a head, an RMS norm over all heads' channels, and an output gate."""
+
+    def __init__(self, config: ModelConfig, layer: int, weights: Mapping[str, Tensor], base: str) -> None:
+        self.qkv = weights[f"{base}.qkv"]  # [3AD, H], head by head q, k, v
+        self.gate = weights[f"{base}.output_gate"]  # [AD, H]
+        self.norm = weights[f"{base}.norm"]  # [AD]
+        self.out = weights[f"{base}.out"]  # [H, AD]
+        self.slopes = decay_slopes(config.num_attention_heads, layer, config.num_hidden_layers).to(self.qkv.device)
+        self.heads, self.eps = config.num_attention_heads, config.inner_norm_eps
+
+    def __call__(self, n: Tensor, batch: Batch, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """n [T, H], states [slots, A, D, D] updated in place → output [T, H] and the exported states [P, A, D, D]."""
+        qkv = F.silu(F.linear(n, self.qkv).float()).unflatten(-1, (self.heads, 3, -1))
+        q, k, v = qkv.unbind(2)
+        exported = None
+        if batch.decode:
+            o = lightning_decode(q, k, v, self.slopes, states, batch.slots)
+        else:
+            run = lightning_prefill(q, k, v, self.slopes, batch.bounds, states[batch.slots], export=batch.export)
+            states[batch.slots] = run.state
+            o, exported = run.o, run.exported
+        o = rms_norm_gate(o.flatten(1), self.norm, F.linear(n, self.gate), self.eps)
+        return F.linear(o.to(n.dtype), self.out), exported
+
+
+class SoftmaxAttention:
+    """Causal grouped-query attention over pages, with rotary position on the first dims of each head."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], base: str) -> None:
+        self.qkv = weights[f"{base}.qkv"]  # [(A+2K)D, H]
+        self.out = weights[f"{base}.out"]  # [H, AD]
+        self.heads, self.kv_heads, self.dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.rotary_dim, self.theta = config.rotary_dim, config.rope_theta
+
+    def __call__(self, n: Tensor, batch: Batch, kv: Tensor) -> Tensor:
+        """n [T, H], kv [2, pages, page_size, K, D] written in place → output [T, H]."""
+        a, k = self.heads, self.kv_heads
+        qkv = F.linear(n, self.qkv).unflatten(-1, (a + 2 * k, self.dim))
+        turned = apply_rotary(qkv[:, : a + k], batch.positions, self.rotary_dim, self.theta)
+        kv[0].flatten(0, 1)[batch.kv_rows] = turned[:, a:]
+        kv[1].flatten(0, 1)[batch.kv_rows] = qkv[:, a + k :]
+        o = paged_attention(turned[:, :a], kv[0], kv[1], batch.page_tables, batch.bounds, batch.lengths)
+        return F.linear(o.flatten(1), self.out)
+
+
+class Experts:
+    """Top-k routed SwiGLU experts, or one dense SwiGLU MLP, and an optional shared expert mixed in by a sigmoid."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], base: str) -> None:
+        self.w13, self.w2 = weights[f"{base}.moe.w13"], weights[f"{base}.moe.w2"]  # [E, 2F, H], [E, H, F]
+        self.gate = weights.get(f"{base}.moe.gate")  # [E, H] fp32
+        self.top_k = config.num_experts_per_tok
+        self.coefficient = weights.get(f"{base}.shared.coefficient")  # [1, H] fp32
+        self.shared = (
+            (weights[f"{base}.shared.w13"], weights[f"{base}.shared.w2"]) if config.shared_intermediate_size else None
+        )
+
+    def __call__(self, n: Tensor) -> Tensor:
+        """n [T, H] → [T, H]."""
+        if self.gate is None:
+            routed = swiglu(n, self.w13[0], self.w2[0])
+        else:
+            routed = grouped_experts(n, self.w13, self.w2, *route(n, self.gate, self.top_k))
+        if self.shared is None or self.coefficient is None:
+            return routed
+        c = torch.sigmoid(F.linear(n.float(), self.coefficient))
+        return (routed * (1 - c) + swiglu(n, *self.shared) * c).to(n.dtype)
+
+
+def swiglu(n: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+    """w2(silu(w1 n) * (w3 n)); w13 [2F, H] holds w1 over w3."""
+    gate, up = F.linear(n, w13).chunk(2, dim=-1)
+    return F.linear(F.silu(gate) * up, w2)

@@ -1,0 +1,73 @@
+"""What the runtime remembers of one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The sequence just after some token: lightning states [layers, A, D, D] fp32 and the logits [V] that follow."""
+
+    state: Tensor
+    logits: Tensor
+    pinned: bool  # declared by commit(); the others make room for newer ones
+
+
+@dataclass(slots=True, eq=False)
+class SequenceState:
+    """Tokens, and the caches of the first `computed` of them; the rest wait for the next forward pass.
+
+    `boundaries` are lengths whose state is wanted as a snapshot (→ pinned); `known` is the longest prefix computed
+    before a rewind, so that tokens
+    computed twice are counted.
+    """
+
+    slot: int
+    keep: int  # unpinned snapshots kept
+    tokens: list[int] = field(default_factory=list[int])
+    computed: int = 0
+    table: list[int] = field(default_factory=list[int])
+    logits: Tensor | None = None
+    snapshots: dict[int, Snapshot] = field(default_factory=dict[int, Snapshot])
+    boundaries: dict[int, bool] = field(default_factory=dict[int, bool])
+    known: int = 0
+    fresh: int = 0  # tokens computed since the last generation ended
+    table_tensor: Tensor | None = None  # `table` on the device; None when it changed
+
+    @property
+    def pending(self) -> int:
+        """Tokens not yet computed."""
+        return len(self.tokens) - self.computed
+
+    def page_table(self, device: torch.device) -> Tensor:
+        """The page table as an int64 tensor, kept until it changes."""
+        if self.table_tensor is None:
+            self.table_tensor = torch.tensor(self.table, dtype=torch.int64, device=device)
+        return self.table_tensor
+
+    def declare(self, length: int, *, pinned: bool) -> None:
+        """Wants a snapshot at a length not computed yet."""
+        if pinned or self.keep:
+            self.boundaries[length] = pinned or self.boundaries.get(length, False)
+
+    def remember(self, length: int, snapshot: Snapshot) -> None:
+        """Keeps a snapshot; the oldest unpinned ones beyond `keep` are dropped."""
+        self.snapshots[length] = snapshot
+        loose = sorted(n for n, s in self.snapshots.items() if not s.pinned)
+        self.forget(loose[: max(0, len(loose) - self.keep)])
+
+    def forget(self, lengths: Iterable[int]) -> None:
+        """Drops snapshots."""
+        for length in list(lengths):
+            del self.snapshots[length]
+
+    def truncate(self, length: int) -> None:
+        """Drops tokens, snapshots and boundaries beyond a length; caches are the executor's to restore."""
+        del self.tokens[length:]
+        self.forget([n for n in self.snapshots if n > length])
+        self.boundaries = {n: pinned for n, pinned in self.boundaries.items() if n <= length}

@@ -1,0 +1,146 @@
+"""A session: one sequence of tokens that remembers its state, so that a turn costs its own new tokens."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from torch import Tensor
+
+from m1runtime.errors import ClosedError, SessionError
+from m1runtime.executor import Executor, Progress
+from m1runtime.generation import Chunk, Completion, Constraint, Generation, Stream, Vocabulary, run_generation
+from m1runtime.sampling import SamplingParams
+from m1runtime.sequence import SequenceState
+from m1runtime.session_file import load_sequence, save_sequence
+
+if TYPE_CHECKING:
+    from m1runtime.grammar import Grammar
+
+StartGrammar = Callable[["Grammar", SamplingParams], Constraint]
+
+
+class Session:
+    """Tokens with their caches. Made by `Engine.session`; not to be used by two threads at once.
+
+    Whatever the history (splits, forks, rewinds, files), results equal one uncached forward pass over `tokens`.
+    """
+
+    def __init__(
+        self, executor: Executor, vocabulary: Vocabulary, start_grammar: StartGrammar, sequence: SequenceState
+    ) -> None:
+        self._executor = executor
+        self._vocabulary = vocabulary
+        self._start_grammar = start_grammar
+        self._sequence = sequence
+        self._generating = False
+        self._release = weakref.finalize(self, executor.release, sequence)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Every token so far, generated end tokens included."""
+        return tuple(self._sequence.tokens)
+
+    @property
+    def logits(self) -> Tensor:
+        """fp32 logits [V] that follow the last token. Raises SessionError when there are no tokens."""
+        self._check()
+        if not self._sequence.tokens:
+            raise SessionError("an empty session has no logits; append at least one token first")
+        self._executor.advance([self._sequence])
+        assert self._sequence.logits is not None
+        return self._sequence.logits
+
+    def append(self, ids: Sequence[int], *, boundaries: Sequence[int] = (), progress: Progress | None = None) -> None:
+        """Computes new tokens after the present ones; the end becomes a rewind point that costs nothing.
+
+        `boundaries`: further rewind points, as counts of the new tokens (0 < b <= len(ids)), pinned like `commit`. Long
+        inputs go in chunks;
+        `progress(done, total)` follows them. Raises SessionError for an id outside the vocabulary.
+        """
+        self._check()
+        start, vocab = len(self._sequence.tokens), self._executor.model.config.vocab_size
+        for token in ids:
+            if not 0 <= token < vocab:
+                raise SessionError(f"token {token} is outside the vocabulary of {vocab}")
+        for boundary in boundaries:
+            if not 0 < boundary <= len(ids):
+                raise SessionError(f"boundary {boundary} is not among the {len(ids)} new tokens")
+            self._sequence.declare(start + boundary, pinned=True)
+        self._sequence.tokens += ids
+        self._executor.advance([self._sequence], progress)
+        self._executor.snapshot(self._sequence, pinned=False)
+
+    def generate(self, params: SamplingParams | None = None, grammar: Grammar | None = None) -> Completion:
+        """Generates a reply and appends it, end token included."""
+        stream = self.stream(params, grammar)
+        for _ in stream:
+            pass
+        return stream.completion
+
+    def stream(self, params: SamplingParams | None = None, grammar: Grammar | None = None) -> Stream:
+        """The reply as it grows; the session refuses other calls until it ends or is closed."""
+        self._check()
+        params = params or SamplingParams()
+        constraint = self._start_grammar(grammar, params) if grammar is not None else None
+        generation = Generation(self._sequence, params, self._vocabulary, constraint)
+        self._generating = True
+        return Stream(generation, self._chunks(generation))
+
+    def fork(self) -> Session:
+        """An independent session with the same past: one state copied, KV pages shared until written."""
+        self._check()
+        return Session(self._executor, self._vocabulary, self._start_grammar, self._executor.fork(self._sequence))
+
+    def rewind(self, length: int) -> None:
+        """Forgets the tokens beyond `length`; free at a boundary, else the tokens since the last one are recomputed."""
+        self._check()
+        if not 0 <= length <= len(self._sequence.tokens):
+            raise SessionError(f"cannot rewind to {length}: the session has {len(self._sequence.tokens)} tokens")
+        self._executor.rewind(self._sequence, length)
+
+    def commit(self) -> None:
+        """Makes the present length a rewind point that is never dropped."""
+        self._check()
+        self._executor.snapshot(self._sequence, pinned=True)
+
+    def save(self, path: str | Path) -> None:
+        """Writes tokens, caches and rewind points as one safetensors file, for `Engine.load_session`."""
+        self._check()
+        save_sequence(self._executor, self._sequence, Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Replaces this session's past by a saved one; a file that does not fit (SessionFileError) changes nothing."""
+        self._check()
+        sequence = load_sequence(self._executor, Path(path), keep=self._sequence.keep)
+        self._release()
+        self._sequence = sequence
+        self._release = weakref.finalize(self, self._executor.release, sequence)
+
+    def close(self) -> None:
+        """Frees the state and pages; further use raises ClosedError. Closing twice is fine."""
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _chunks(self, generation: Generation) -> Generator[Chunk]:
+        try:
+            yield from run_generation(generation, self._executor)
+        finally:
+            self._generating = False
+            self._executor.snapshot(self._sequence, pinned=False)
+
+    def _check(self) -> None:
+        if not self._release.alive:
+            raise ClosedError("the session is closed")
+        if self._generating:
+            raise SessionError("a reply is being generated; iterate its stream to the end or close() it first")

@@ -1,0 +1,84 @@
+"""Sessions on disk: one safetensors file with tokens, keys and values, lightning states and rewind points."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from m1runtime.errors import CheckpointError, SessionFileError
+from m1runtime.executor import Executor
+from m1runtime.headers import read_header
+from m1runtime.sequence import SequenceState, Snapshot
+
+FORMAT = "m1runtime-session-1"
+
+
+def save_sequence(executor: Executor, sequence: SequenceState, path: Path) -> None:
+    """Writes a sequence; its pending tokens are computed first. The file appears whole or not at all."""
+    executor.advance([sequence])
+    lengths = sorted(sequence.snapshots)
+    kept = [sequence.snapshots[n] for n in lengths]
+    tensors = {
+        "tokens": torch.tensor(sequence.tokens, dtype=torch.int64),
+        "state": executor.states.read(sequence.slot),
+        "kv": executor.pages.read(sequence.table, sequence.computed),
+    }
+    if sequence.logits is not None:
+        tensors["logits"] = sequence.logits
+    for n, snapshot in zip(lengths, kept, strict=True):
+        tensors[f"snapshot.{n}.state"], tensors[f"snapshot.{n}.logits"] = snapshot.state, snapshot.logits
+    header = {
+        "format": FORMAT,
+        "model": executor.model.fingerprint,
+        "snapshots": json.dumps({str(n): s.pinned for n, s in zip(lengths, kept, strict=True)}),
+    }
+    partial = path.with_name(path.name + ".part")
+    save_file({name: t.detach().clone().contiguous() for name, t in tensors.items()}, partial, metadata=header)
+    os.replace(partial, path)
+
+
+def load_sequence(executor: Executor, path: Path, *, keep: int) -> SequenceState:
+    """A sequence from a file. Raises SessionFileError when it is damaged or was written by another model."""
+    pinned, tensors = _read(path, executor.model.fingerprint)
+    sequence = executor.admit(keep=keep)
+    with torch.inference_mode():
+        sequence.tokens = [int(i) for i in tensors["tokens"].tolist()]
+        sequence.computed = sequence.known = len(sequence.tokens)
+        executor.pages.prepare(sequence.table, 0, sequence.computed)
+        executor.pages.write(sequence.table, tensors["kv"].to(executor.device))
+        executor.states.write(sequence.slot, tensors["state"].to(executor.device))
+        if "logits" in tensors:
+            sequence.logits = tensors["logits"].to(executor.device)
+        for n, pin in pinned.items():
+            state, logits = (tensors[f"snapshot.{n}.{part}"].to(executor.device) for part in ("state", "logits"))
+            sequence.snapshots[n] = Snapshot(state, logits, pin)
+    return sequence
+
+
+def _read(path: Path, fingerprint: str) -> tuple[dict[int, bool], dict[str, Tensor]]:
+    try:
+        metadata: dict[str, Any] = read_header(path).get("__metadata__") or {}
+    except CheckpointError as error:
+        raise SessionFileError(str(error)) from None
+    if metadata.get("format") != FORMAT:
+        raise SessionFileError(f"{path}: not a session of this version; expected {FORMAT}")
+    if metadata.get("model") != fingerprint:
+        raise SessionFileError(
+            f"{path}: saved by another model (or other weights or dtype): its digest is {metadata.get('model')!r:.20}, "
+            f"this model's {fingerprint!r:.20}; load it with the engine that wrote it"
+        )
+    try:
+        snapshots = {int(n): bool(pin) for n, pin in json.loads(metadata["snapshots"]).items()}
+        tensors = load_file(path)
+        wanted = {"tokens", "state", "kv"} | {f"snapshot.{n}.{part}" for n in snapshots for part in ("state", "logits")}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise SessionFileError(f"{path}: damaged ({error})") from None
+    if missing := sorted(wanted - set(tensors)):
+        raise SessionFileError(f"{path}: damaged: {', '.join(missing)} missing")
+    return snapshots, tensors
