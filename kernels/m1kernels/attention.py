@@ -65,8 +65,12 @@ def _check(
 
 def _gather(pages: Tensor, table: Tensor, length: int) -> Tensor:
     """The first `length` cached rows of a sequence, [K, length, D]."""
-    page_size = pages.shape[1]
-    rows = pages[table[: -(-length // page_size)].to(pages.device)]
+    table = table[: -(-length // pages.shape[1])]
+    first = int(table[0]) if table.is_cpu else -1
+    if table.is_cpu and torch.equal(table, torch.arange(first, first + len(table), dtype=table.dtype)):
+        rows = pages[first : first + len(table)]  # pages in a row need no copy
+    else:
+        rows = pages[table.to(pages.device)]
     return rows.flatten(0, 1)[:length].transpose(0, 1)
 
 

@@ -1,6 +1,6 @@
 """Triton kernels of lightning attention for CUDA (and, in tests, Triton's CPU interpreter).
 
-One program owns one sequence, one head and a slice of the value dimension: it walks the tokens in blocks of 64 with
+One program owns one sequence, one head and a slice of the value dimension: it walks the tokens block by block with
 its [D, D/split] part of the state in fp32 registers, so nothing but q, k, v and o touches memory. Import this module
 only where triton is installed.
 """
@@ -17,7 +17,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 64
 _NO_EXPORT = 2**31 - 1
 
 
@@ -47,13 +46,15 @@ def prefill(
     if len(state) == 0:
         return o, state, exported
     part = _value_part(dim)
+    exact = q.dtype == torch.float32
     _prefill_kernel[(len(state), heads, dim // part)](
         q, k, v, slopes, cu, initial_state, o, state, wanted, rows, first, exported,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), o.stride(0),
-        HEADS=heads, DIM=dim, PART=part, BLOCK=_BLOCK, EXPORTS=len(export) > 0,
-        # fp32 inputs ask for fp32 products; three tf32 products keep fp32's accuracy for 16-bit inputs' fp32 states.
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32x3",
-        num_warps=8 if dim == 128 else 4, num_stages=1,
+        HEADS=heads, DIM=dim, PART=part, EXPORTS=len(export) > 0,
+        # fp32 inputs get true fp32 products, outside the tensor cores, where a block of 64 spills its registers;
+        # for 16-bit inputs three tf32 products keep the fp32 state's accuracy.
+        BLOCK=32 if exact else 64, PRECISION="ieee" if exact else "tf32x3",
+        num_warps=8 if dim == 128 else 4, num_stages=1, enable_fp_fusion=True,
     )  # fmt: skip
     return o, state, exported
 
@@ -70,7 +71,7 @@ def decode(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, slot
         q, k, v, slopes, states, states if slots is None else slots.contiguous(), o,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), o.stride(0),
         states.stride(0), states.stride(1), states.stride(2), states.stride(3),
-        DIM=dim, PART=part, SLOTS=slots is not None, num_warps=4,
+        DIM=dim, PART=part, SLOTS=slots is not None, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return o
 
@@ -81,6 +82,14 @@ def _ready(x: Tensor) -> Tensor:
 
 def _value_part(dim: int) -> int:
     return 64 if dim == 128 else min(dim, 32)
+
+
+@triton.jit
+def _fade(state, exponent):
+    """state * exp(-exponent) as state + expm1(-exponent) * state, whose error does not compound for tiny exponents."""
+    x = -exponent
+    series = 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7 * (1 + x / 8))))))
+    return state + tl.where(exponent < 0.5, x * series, tl.exp(tl.minimum(x, 0.0)) - 1) * state
 
 
 @triton.jit
@@ -132,14 +141,14 @@ def _prefill_kernel(
                 last = wanted - t
                 back = tl.maximum(last - i, 0).to(tl.float32)
                 keys = k * tl.where(i <= last, tl.exp(-slope * back), 0.0)[:, None]
-                snapshot = state * tl.exp(-slope * (last + 1).to(tl.float32))
+                snapshot = _fade(state, slope * (last + 1).to(tl.float32))
                 snapshot = tl.dot(tl.trans(keys), v, acc=snapshot, input_precision=PRECISION)
                 row = tl.load(row_ptr + cursor).to(tl.int64)
                 tl.store(export_ptr + (row * HEADS + head) * DIM * DIM + in_state, snapshot)
                 cursor += 1
                 wanted = tl.load(wanted_ptr + cursor)
         keys = k * tl.exp(-slope * tl.maximum(m - 1 - i, 0).to(tl.float32))[:, None]
-        state = tl.dot(tl.trans(keys), v, acc=state * tl.exp(-slope * m.to(tl.float32)), input_precision=PRECISION)
+        state = tl.dot(tl.trans(keys), v, acc=_fade(state, slope * m.to(tl.float32)), input_precision=PRECISION)
         q_ptrs += BLOCK * q_token
         k_ptrs += BLOCK * k_token
         v_ptrs += BLOCK * v_token
@@ -166,6 +175,6 @@ def _decode_kernel(
     k = tl.load(k_ptr + n * k_token + head * k_head + d).to(tl.float32)
     v = tl.load(v_ptr + n * v_token + head * v_head + e).to(tl.float32)
     ptrs = states_ptr + slot * state_slot + head * state_head + d[:, None] * state_row + e[None, :] * state_col
-    state = tl.load(ptrs) * tl.exp(-tl.load(slope_ptr + head)) + k[:, None] * v[None, :]
+    state = _fade(tl.load(ptrs), tl.load(slope_ptr + head)) + k[:, None] * v[None, :]
     tl.store(ptrs, state)
     tl.store(o_ptr + n * o_token + head * DIM + e, tl.sum(q[:, None] * state, axis=0))

@@ -44,12 +44,12 @@ def recurrence(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, cu: list[int], i
             after.append(state)
         last.append(state)
     empty = initial.double()[:0]
-    return Oracle(
-        torch.stack(outputs) if outputs else q, torch.stack(last), torch.stack(after) if after else empty
-    )
+    return Oracle(torch.stack(outputs) if outputs else q, torch.stack(last), torch.stack(after) if after else empty)
 
 
-def packed(lengths: list[int], heads: int = 2, dim: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32) -> Packed:
+def packed(
+    lengths: list[int], heads: int = 2, dim: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Packed:
     generator = torch.Generator().manual_seed(seed)
     cu = [0]
     for length in lengths:
