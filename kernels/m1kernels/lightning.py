@@ -20,7 +20,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-_SPAN = 16
+_SPAN = 8
 """Blocks computed together; bounds the temporaries of a long prefill to a few of `_SPAN * block` tokens."""
 
 _TRITON_HEAD_DIMS = (16, 32, 64, 128)
@@ -220,7 +220,7 @@ class _Sequence:
 
     def _span(self, q: Tensor, k: Tensor, v: Tensor, start: int, m: int) -> Tensor:
         tokens, heads, dim = q.shape
-        qb, kb, vb = (x.reshape(-1, m, heads, dim).transpose(1, 2) for x in (q, k, v))  # [blocks, A, m, D]
+        qb, kb, vb = (x.reshape(-1, m, heads, dim).transpose(1, 2).contiguous() for x in (q, k, v))  # [blocks, A, m, D]
         i = torch.arange(m, device=q.device, dtype=torch.float32)
         key_decay = _decay(self.slopes, m - 1 - i)
         updates = (kb * key_decay[..., None]).transpose(2, 3) @ vb
@@ -260,16 +260,21 @@ def _fading(slopes: Tensor, tokens: int) -> Tensor:
     return torch.expm1(-slopes.float() * tokens)[:, None, None]
 
 
+def _first_of_run(slots: Tensor) -> int | None:
+    """The first slot when they ascend one by one, so that the states can be updated without a copy; else None."""
+    if not len(slots):
+        return 0
+    first = int(slots[0])
+    run = torch.arange(first, first + len(slots), dtype=slots.dtype, device=slots.device)
+    return first if torch.equal(slots, run) else None
+
+
 def _decode_reference(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, slots: Tensor | None) -> Tensor:
     count = q.shape[0]
-    if slots is None:
-        rows = states[:count]
-    elif count == 1:
-        rows = states.narrow(0, int(slots[0]), 1)
-    else:
-        rows = states[slots]
+    first = _first_of_run(slots) if slots is not None else 0
+    rows = states[slots] if first is None else states[first : first + count]
     rows.addcmul_(_fading(slopes, 1), rows)
     rows.addcmul_(k.float()[..., :, None], v.float()[..., None, :])
-    if slots is not None and count != 1:
+    if first is None:
         states[slots] = rows
     return (q.float()[..., None, :] @ rows).squeeze(-2)
