@@ -53,14 +53,14 @@ def _approximate(node: Node) -> float | None:
     return None
 
 
-def _guarded(compute: Callable[[], float]) -> float | None:
+def _guarded(compute: Callable[[], float | complex]) -> float | None:
     try:
         value = compute()
     except OverflowError:
         return math.inf
     except (ValueError, ZeroDivisionError):
         return None
-    return value if isinstance(value, float | int) and not math.isnan(value) else None
+    return None if isinstance(value, complex) or math.isnan(value) else value
 
 
 def _bits(node: Node) -> float:
@@ -90,5 +90,5 @@ def _limited(bits: float, node: Node) -> float:
         return bits
     what = {"^": "a power", "factorial": "a factorial", "number": "a number"}.get(node.op, "a value")
     raise MathsError(
-        f"too large: {what} in this expression passes {int(MAX_BITS / 3.33):,} digits. Use smaller numbers or exponents."
+        f"too large: {what} in this expression passes {int(MAX_BITS / 3.33):,} digits. Use smaller numbers."
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import sympy
-
+from m1tools.symbolic.backend import sympy
 from m1tools.symbolic.errors import MathsError
 from m1tools.symbolic.parser import Node
 
@@ -66,33 +67,54 @@ def _root(value: Any, degree: Any) -> Any:
     return -sympy.root(-value, degree) if odd and value.is_negative else sympy.root(value, degree)
 
 
-def _round(value: Any, digits: Any = sympy.Integer(0)) -> Any:
+_ZERO = sympy.Integer(0)
+
+
+def _round(value: Any, digits: Any = _ZERO) -> Any:
     scale = sympy.Integer(10) ** digits
     return sympy.sign(value) * sympy.floor(abs(value) * scale + sympy.Rational(1, 2)) / scale
 
 
+def _power(base: Any, exponent: Any) -> Any:
+    if base.is_zero and exponent.is_negative:
+        raise MathsError("division by zero. Check the expression.")
+    return base**exponent
+
+
+def _floor_divide(left: Any, right: Any) -> Any:
+    return sympy.floor(_divide(left, right))
+
+
+def _gcd(*values: Any) -> Any:
+    return sympy.gcd(list(values))
+
+
+def _lcm(*values: Any) -> Any:
+    return sympy.lcm(list(values))
+
+
 _APPLY: dict[str, Callable[..., Any]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
     "/": _divide,
     "frac": _divide,
-    "//": lambda a, b: sympy.floor(_divide(a, b)),
-    "^": lambda a, b: a**b,
+    "//": _floor_divide,
+    "^": _power,
     "mod": _remainder,
-    "negate": lambda a: -a,
+    "negate": operator.neg,
     "ln": _logarithm,
-    "log2": lambda a: _logarithm(a, sympy.Integer(2)),
-    "log10": lambda a: _logarithm(a, sympy.Integer(10)),
-    "cbrt": lambda a: _root(a, sympy.Integer(3)),
+    "log2": partial(_logarithm, base=sympy.Integer(2)),
+    "log10": partial(_logarithm, base=sympy.Integer(10)),
+    "cbrt": partial(_root, degree=sympy.Integer(3)),
     "root": _root,
     "round": _round,
     "ceil": sympy.ceiling,
     "abs": sympy.Abs,
     "min": sympy.Min,
     "max": sympy.Max,
-    "gcd": lambda *values: sympy.gcd(list(values)),
-    "lcm": lambda *values: sympy.lcm(list(values)),
+    "gcd": _gcd,
+    "lcm": _lcm,
     **{
         name: getattr(sympy, name)
         for name in (

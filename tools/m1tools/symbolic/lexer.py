@@ -13,7 +13,7 @@ Kind = Literal["number", "name", "op", "end"]
 ALIASES = {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
     "tg": "tan", "ctg": "cot", "cosec": "csc", "log": "ln", "fact": "factorial", "ceiling": "ceil", "sgn": "sign",
-    "choose": "binomial", "ncr": "binomial",
+    "ncr": "binomial",
 }  # fmt: skip
 ARITY = {
     **dict.fromkeys(["sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc"], (1, 1)),
@@ -29,8 +29,8 @@ GREEK = frozenset(
     "alpha beta delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega".split()
 )
 WORD_OPERATORS = {
-    "plus": "+", "minus": "-", "times": "*", "over": "/", "and": ",", "mod": "mod", "of": "of", "percent": "%", "degrees": "°",
-    "equals": "=",
+    "plus": "+", "minus": "-", "times": "*", "over": "/", "and": ",", "mod": "mod", "of": "of", "percent": "%",
+    "degrees": "°", "equals": "=",
 }  # fmt: skip
 _ENGLISH = frozenset("is to at by for in if or on as an be it so do no we us my me he with from the a".split()) - {"a"}
 
@@ -76,7 +76,8 @@ def normalise(text: str) -> str:
     text = text.replace("{", "(").replace("}", ")")
     for pattern, symbol in _WORDS:
         text = pattern.sub(symbol, text)
-    return text.strip()
+    text = re.sub(r"\b(\w+) choose (\w+)", r"binomial(\1, \2)", text)
+    return re.sub(r"\s+", " ", text).strip()
 
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![A-Za-z\d]))?"
@@ -146,9 +147,13 @@ def _name(text: str, word: str, start: int) -> tuple[list[Token], int]:
         subscript = _SUBSCRIPT.match(text, end)
         if subscript:
             end = subscript.end()
-            word = f"{word}_{subscript[0].strip('_()')}"
+            word = _subscripted(word, subscript[0].strip("_()"))
         return [Token("name", word, start)], end
     return [Token("name", part, start) for part in _split(word)], end
+
+
+def _subscripted(word: str, subscript: str) -> str:
+    return f"{word}{subscript}" if subscript.isdigit() else f"{word}_{subscript}"
 
 
 def _known(word: str) -> str | None:

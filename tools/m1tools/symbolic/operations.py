@@ -6,12 +6,9 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-import sympy
-from sympy.integrals.manualintegrate import manualintegrate
-
+from m1tools.symbolic.backend import manualintegrate, mpmath, sympy
 from m1tools.symbolic.build import build, symbol
 from m1tools.symbolic.errors import MathsError
-from m1tools.symbolic.parser import Node
 from m1tools.symbolic.phrases import Problem, read
 from m1tools.symbolic.printing import MAX_INTEGER_DIGITS, approximate, decimal_digits, is_gaussian, render
 from m1tools.symbolic.solving import solve
@@ -25,11 +22,9 @@ def answer(expression: str, operation: str) -> str:
     return _OPERATIONS[problem.operation](problem)
 
 
-def _built(problem: Problem, node: Node) -> Any:
-    return build(node)
-
-
 def _substituted(problem: Problem, value: Any) -> Any:
+    if not problem.at:
+        return value
     values = {symbol(name): build(node) for name, node in problem.at}
     result = value.subs(values, simultaneous=True)
     if result.has(*_UNDEFINED):
@@ -129,8 +124,9 @@ def _derivative(problem: Problem) -> str:
 
 
 def _neat(value: Any) -> Any:
-    """The shorter of the form that the rules of calculus give and its factorisation; polynomials are kept as sums."""
-    if value.is_Add and value.is_polynomial():
+    """The form that the rules of calculus give; fractions over one denominator where that is shorter."""
+    value = sympy.powsimp(value)
+    if not sympy.denom(sympy.together(value)).free_symbols:
         return value
     return min(value, sympy.factor(value), key=sympy.count_ops)
 
@@ -150,15 +146,21 @@ def _integral(problem: Problem) -> str:
     if result.has(*_UNDEFINED):
         return "the integral diverges"
     if result.has(sympy.Integral, sympy.meijerg, sympy.Piecewise):
-        return _quadrature(result)
+        return _quadrature(value, variable, low, high)
     return _shown(problem, sympy.simplify(result))
 
 
-def _quadrature(integral: Any) -> str:
-    value = integral.evalf(8)
-    if not value.is_Float:
+def _quadrature(value: Any, variable: Any, low: Any, high: Any) -> str:
+    def integrand(at: Any) -> Any:
+        return mpmath.mpmathify(value.evalf(20, subs={variable: sympy.Float(at, 25)}))
+
+    if value.free_symbols - {variable} or not all(bound.is_number for bound in (low, high)):
+        raise MathsError("no closed form of this integral is known. Give numbers for the other variables.")
+    ends = [mpmath.mpmathify(bound.evalf(20)) for bound in (low, high)]
+    result, error = mpmath.quad(integrand, ends, error=True)
+    if not abs(error) < 1e-7 * (1 + abs(result)):
         raise MathsError("no value of this integral is known. Use a simpler integrand.")
-    return f"≈ {approximate(value)}"
+    return f"≈ {approximate(sympy.sympify(result))}"
 
 
 def _antiderivative(value: Any, variable: Any) -> Any:
@@ -172,14 +174,14 @@ def _antiderivative(value: Any, variable: Any) -> Any:
 
 def _general(result: Any) -> Any:
     """The result without its special cases: of each choice the branch that excludes single values (`n != -1`)."""
-    return result.replace(lambda part: isinstance(part, sympy.Piecewise), _general_branch)
+    return result.replace(sympy.Piecewise, _general_branch)
 
 
-def _general_branch(choice: Any) -> Any:
-    for branch, condition in choice.args:
+def _general_branch(*branches: Any) -> Any:
+    for branch, condition in branches:
         if isinstance(condition, sympy.Ne) or condition == sympy.true:
             return branch
-    return choice.args[-1].args[0]
+    return branches[-1][0]
 
 
 def _limit(problem: Problem) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from m1tools.symbolic import bounds
 from m1tools.symbolic.errors import MathsError
@@ -50,18 +50,25 @@ class Problem:
 
 _VARIABLE = r"([A-Za-z](?:_?\w{1,8})?)"
 _FILLER = re.compile(
-    r"^\s*(?:what(?:'s| is| are)?|calculate|compute|find|evaluate|eval|simplify|simplified form|solve|factori[sz]e|factor|"
+    r"^\s*(?:what(?:'s| is| are)?|calculate|compute|find|evaluate|eval|simplify|simplified form|solve|factori[sz]e|"
+    r"factor|"
     r"expand|please|the|value|result|sum|difference|product|quotient|add|subtract|multiply|divide|equation|system|"
     r"expression|function|of|for|by:?|roots?|solutions?|zeros)(?=[\s:(-]|$):?\s*",
     re.IGNORECASE,
 )
-_VERBS: list[tuple[Operation, re.Pattern[str]]] = [
-    ("derivative", re.compile(r"^\s*(?:first |second |third )?(?:derivative|differentiate|diff)\b(?: of\b)?:?|^\s*d(?:\^2)? ?/ ?d[a-z]", re.I)),
-    ("integral", re.compile(r"^\s*(?:(?:in)?definite )?(?:integral|antiderivative|integrate|int)(?![a-z])(?: of\b)?:?", re.I)),
-    ("limit", re.compile(r"^\s*lim(?:it)?\b(?: of\b)?:?", re.I)),
-]  # fmt: skip
-_RESPECT = re.compile(rf"[,\s]*\b(?:with respect to|w\.?r\.?t\.?|in terms of)\s+{_VARIABLE}\s*$", re.IGNORECASE)
-_AT = re.compile(r"[,\s]+(?:at|when|where|if|given|with|for)\s+((?:[A-Za-z]\w{0,8}\s*=[^=]*)+)$", re.IGNORECASE)
+_VERBS: dict[Operation, re.Pattern[str]] = {
+    "derivative": re.compile(
+        r"^\s*(?:(?:first|second|third|fourth) )?(?:derivative|differentiate|diff)\b(?: of\b)?:?|"
+        r"^\s*d(?:\^\(?\d\)?)? ?[a-z]?/ ?d[a-z]",
+        re.IGNORECASE,
+    ),
+    "integral": re.compile(
+        r"^\s*(?:(?:in)?definite )?(?:integral|antiderivative|integrate|int)(?![a-z])(?: of\b)?:?", re.IGNORECASE
+    ),
+    "limit": re.compile(r"^\s*lim(?:it)?\b(?: of\b)?:?", re.IGNORECASE),
+}
+_RESPECT = re.compile(rf"[,\s]*\b(?:with respect to|w\.?r\.?t\.?|in terms of)\s+{_VARIABLE}(?=\s|,|$)", re.IGNORECASE)
+_AT = re.compile(r"[,\s]+(?:at|when|where|if|given|with|for)\s+([A-Za-z]\w{0,8}\s*=.*)$", re.IGNORECASE)
 _FOR = re.compile(rf"[,\s]+(?:solve\s+)?for\s+{_VARIABLE}(?:\s*(?:,|and|,)\s*{_VARIABLE})*\s*$", re.IGNORECASE)
 _FUNCTION_HEAD = re.compile(r"^\s*(?:[fgh]\s*'*\s*\(\s*[a-z]\s*\)|y)\s*=(?!=)\s*", re.IGNORECASE)
 _ORDERS = {"first": 1, "second": 2, "third": 3, "fourth": 4}
@@ -73,12 +80,12 @@ def read(expression: str, operation: str) -> Problem:
         raise MathsError(f"unknown operation {operation!r}. Use one of: {', '.join(OPERATIONS)}.")
     if len(expression) > MAX_CHARACTERS:
         raise MathsError(
-            f"the expression is too long: {len(expression):,} characters, the limit is {MAX_CHARACTERS:,}. Send a shorter one."
+            f"the expression is too long: {len(expression):,} characters, the limit is {MAX_CHARACTERS:,}. Shorten it."
         )
     text = _strip(normalise(expression))
     if not text:
         raise MathsError("the expression is empty. Send one such as 3x^2 + 2x - 1.")
-    problem = _interpret(text, cast(Operation, operation))
+    problem = _interpret(text, operation)
     for node in problem.nodes():
         bounds.check(node)
     return replace(problem, decimal=bool(re.search(r"\d\.\d|(?<!\d)\.\d", text)))
@@ -92,7 +99,7 @@ def _strip(text: str) -> str:
 
 
 def _interpret(text: str, operation: Operation) -> Problem:
-    for verb, pattern in _VERBS:
+    for verb, pattern in _VERBS.items():
         if operation in {verb, "evaluate", "simplify"} and pattern.match(text):
             operation = verb
             break
@@ -172,10 +179,10 @@ def _derivative(text: str) -> Problem:
         order, text = _ORDERS[ordinal[1].lower()], text[ordinal.end() :]
     if quotient := re.match(r"\s*d(?:\^\(?(\d+)\)?)?\s*[a-z]?\s*/\s*d\s*([A-Za-z])(?:\^\(?\d+\)?)?\s*(?:of\b)?", text):
         order, variables, text = int(quotient[1] or 1), (quotient[2],), text[quotient.end() :]
-    text = _strip(_VERBS[0][1].sub("", text, count=1))
+    text = _strip(_VERBS["derivative"].sub("", text, count=1))
     text, at = _substitutions(text)
     if respect := _RESPECT.search(text):
-        variables, text = (respect[1],), text[: respect.start()]
+        variables, text = (respect[1],), text[: respect.start()] + text[respect.end() :]
     first, *rest = parse(_FUNCTION_HEAD.sub("", text))
     if rest and rest[0].op == "symbol":
         variables = (rest.pop(0).text,)
@@ -191,8 +198,8 @@ def _derivative(text: str) -> Problem:
 
 
 _BETWEEN = re.compile(
-    rf"[,\s]+(?:(?:for|as)\s+)?(?:{_VARIABLE}\s*(?:=|goes|in)?\s*)?(?:\b(?:from|between|over|on)\b)\s*\(?\s*(?:{_VARIABLE}\s*=\s*)?"
-    r"(.+?)\s*(?:,|\bto\b|->|\band\b)\s*(.+?)\s*$",
+    rf"(?:(?:,|\bfor\b|\bas\b)\s*{_VARIABLE}\s*(?:goes|in)?|,)?\s*\b(?:from|between|over|on)\b\s*\(?\s*"
+    rf"(?:{_VARIABLE}\s*=\s*)?(.+?)\s*(?:,|\bto\b|->|\band\b)\s*(?:{_VARIABLE}\s*=\s*)?(.+?)\s*$",
     re.IGNORECASE,
 )
 _TUPLE = re.compile(rf",\s*\(\s*{_VARIABLE}\s*,([^(),]+),([^(),]+)\)\s*$")
@@ -201,21 +208,21 @@ _LIMITS_BELOW = re.compile(r"^\s*_\s*(\([^()]+\)|-?\w+)\s*\^\s*(\([^()]+\)|-?\w+
 
 
 def _integral(text: str) -> Problem:
-    text = _strip(_VERBS[1][1].sub("", text, count=1))
+    text = _strip(_VERBS["integral"].sub("", text, count=1))
     variables: tuple[str, ...] = ()
     limits: tuple[Node, Node] | None = None
+    if respect := _RESPECT.search(text):
+        variables, text = (respect[1],), text[: respect.start()] + text[respect.end() :]
     if below := _LIMITS_BELOW.match(text):
         limits, text = (parse_one(below[1]), parse_one(below[2])), text[below.end() :]
     elif found := _TUPLE.search(text):
         variables, limits = (found[1],), (parse_one(found[2]), parse_one(found[3]))
         text = text[: found.start()]
     elif found := _BETWEEN.search(text):
-        variable = found[1] or found[2]
-        variables = (variable,) if variable and not re.fullmatch(r"d[a-z]", variable) else ()
-        limits = (parse_one(found[3]), parse_one(_closed(found[4])))
-        text = text[: found.start()] + (f" {variable}" if variable and not variables else "")
-    if respect := _RESPECT.search(text):
-        variables, text = (respect[1],), text[: respect.start()]
+        if variable := found[1] or found[2]:
+            variables = (variable,)
+        limits = (parse_one(found[3]), parse_one(_closed(found[5])))
+        text = text[: found.start()]
     if measure := _MEASURE.search(text):
         variables, text = (measure[1],), text[: measure.start()]
     first, *rest = parse(_FUNCTION_HEAD.sub("", text) or "1")
@@ -240,7 +247,7 @@ _SIDES = re.compile(r"\s*(?:from\s+)?(?:the\s+)?(?:\b(left|right|below|above)\b|
 
 
 def _limit(text: str) -> Problem:
-    text = _strip(_VERBS[2][1].sub("", re.sub(r"^\s*(lim(?:it)?)_", r"\1 ", text), count=1))
+    text = _strip(_VERBS["limit"].sub("", re.sub(r"^\s*(lim(?:it)?)_", r"\1 ", text), count=1))
     if found := _LEADING.match(text):
         variable, target, text = found[1], found[2], text[found.end() :]
     elif found := _TRAILING.search(text):

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import sympy
-from sympy.printing.str import StrPrinter
-
+from m1tools.symbolic.backend import StrPrinter, sympy
 from m1tools.symbolic.errors import MathsError
 
 MAX_CHARACTERS = 400
@@ -19,7 +17,9 @@ _NAMES = {"log": "ln", "ceiling": "ceil", "Min": "min", "Max": "max", "LambertW"
 
 def render(expression: Any, *, decimal: bool = False) -> str:
     """The text of an expression; with `decimal`, rationals that terminate are written as decimals."""
-    text = _Printer({"order": "lex"}, decimal=decimal).doprint(expression)
+    printer = _Printer({"order": "lex"})
+    printer.decimal = decimal
+    text: str = printer.doprint(expression)
     if len(text) > MAX_CHARACTERS:
         raise MathsError(f"the result is too long to show ({len(text):,} characters). Ask for a smaller one.")
     return text
@@ -71,9 +71,7 @@ def is_gaussian(value: Any) -> bool:
 
 
 class _Printer(StrPrinter):
-    def __init__(self, settings: dict[str, Any], *, decimal: bool) -> None:
-        super().__init__(settings)
-        self._decimal = decimal
+    decimal = False
 
     def _print_Integer(self, expr: Any) -> str:
         digits = str(abs(expr.p)) if expr.p.bit_length() < 14_000 else None
@@ -82,7 +80,7 @@ class _Printer(StrPrinter):
         return f"-{digits}" if expr.p < 0 else digits
 
     def _print_Rational(self, expr: Any) -> str:
-        if self._decimal and (text := decimal_digits(expr)):
+        if self.decimal and (text := decimal_digits(expr)):
             return text
         return f"{self._print(sympy.Integer(expr.p))}/{self._print(sympy.Integer(expr.q))}"
 
@@ -150,7 +148,7 @@ class _Printer(StrPrinter):
 
     def _print_Mul(self, expr: Any) -> str:
         coefficient, rest = expr.as_coeff_Mul(rational=True)
-        factors = [] if rest == 1 else [factor for factor in sympy.Mul.make_args(rest)]
+        factors = [] if rest == 1 else list(sympy.Mul.make_args(rest))
         factors = sympy.Mul(*factors, evaluate=False).as_ordered_factors() if len(factors) > 1 else factors
         above = [factor for factor in factors if not _inverted(factor)]
         below = [1 / factor for factor in factors if _inverted(factor)]
@@ -165,7 +163,7 @@ class _Printer(StrPrinter):
     def _coefficient(self, value: Any) -> tuple[str, str, str]:
         sign = "-" if value < 0 else ""
         value = abs(value)
-        if self._decimal and value.q != 1 and (text := decimal_digits(value)):
+        if self.decimal and value.q != 1 and (text := decimal_digits(value)):
             return sign, text, ""
         numerator, denominator = sympy.Integer(value.p), sympy.Integer(value.q)
         return (

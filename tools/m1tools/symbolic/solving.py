@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import sympy
-
+from m1tools.symbolic.backend import sympy
 from m1tools.symbolic.build import build, symbol
 from m1tools.symbolic.errors import MathsError
 from m1tools.symbolic.parser import Node
@@ -71,6 +70,9 @@ def _solve_one(problem: Problem, equation: Any, unknown: Any) -> str:
 
 
 def _exact(equation: Any, unknown: Any) -> list[Any] | None:
+    if equation.has(sympy.Abs, sympy.sign):
+        unknown, plain = sympy.Symbol(unknown.name, real=True), unknown
+        equation = equation.subs(plain, unknown)
     try:
         return list(sympy.solve(equation, unknown))
     except NotImplementedError:
