@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from m1runtime.config import ModelConfig
 from m1runtime.errors import CheckpointError
-from m1runtime.headers import SINGLE, TensorHeader, checkpoint_headers, shorten
+from m1runtime.headers import SINGLE, TensorHeader, checkpoint_headers, read_tensors, shorten, write_tensors
 from m1runtime.layout import (
     HEAD,
     Placement,
@@ -63,7 +60,7 @@ def load(
     shown = sys.stderr.isatty() if progress is None else progress
     with tqdm(total=len(placed), desc="weights", unit="tensor", file=sys.stderr, disable=not shown) as bar:
         for file, names in by_file.items():
-            for name, tensor in _read(file, names):
+            for name, tensor in read_tensors(file, names):
                 loaded[placed[name].parameter][placed[name].where].copy_(tensor)
                 bar.update()
     return loaded
@@ -106,16 +103,9 @@ def save_checkpoint(loaded: Mapping[str, Tensor], config: ModelConfig, folder: s
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-    save_file(hub_tensors(loaded, config), folder / SINGLE, metadata={"format": "pt"})
+    write_tensors(folder / SINGLE, hub_tensors(loaded, config), {"format": "pt"})
 
 
 def hub_tensors(loaded: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The runtime's parameters under the hub's names, one contiguous tensor each."""
     return {name: loaded[p.parameter][p.where].contiguous() for name, p in placements(config).items()}
-
-
-def _read(file: Path, names: list[str]) -> Iterable[tuple[str, Tensor]]:
-    reader: Any = safe_open(str(file), framework="pt", device="cpu")
-    with reader as opened:
-        for name in names:
-            yield name, opened.get_tensor(name)

@@ -229,7 +229,7 @@ def _hub_dialect(raw: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
         if unknown:
             raise ConfigError(f"layer_types has {', '.join(unknown)}; supported: {', '.join(LAYER_TYPES)}")
         fields["attn_type_list"] = [LAYER_TYPES[kind] for kind in fields["layer_types"]]
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    rope = _rope(fields)
     if "rope_theta" in rope and "rope_theta" not in fields:
         fields["rope_theta"] = rope["rope_theta"]
     if native:
@@ -237,11 +237,15 @@ def _hub_dialect(raw: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
     return fields
 
 
+def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+
+
 def _refuse_unsupported(fields: _Fields) -> None:
     raw = fields.raw
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    rope = _rope(raw)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    checks = {
+    checks: dict[str, tuple[bool, str]] = {
         "hidden_act": (raw.get("hidden_act", "silu") == "silu", "silu"),
         "sliding_window": (not raw.get("sliding_window"), "null"),
         "rope_parameters.rope_type": (kind == "default", "default"),

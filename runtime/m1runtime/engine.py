@@ -249,7 +249,9 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
 
 
 def _vocabulary(config: ModelConfig, tokenizer: Tokenizer | None, device: torch.device) -> Vocabulary:
-    eos = frozenset(config.eos_token_ids) | (tokenizer.eos_ids if tokenizer else frozenset())
+    eos = frozenset(config.eos_token_ids)
+    if tokenizer is not None:
+        eos |= tokenizer.eos_ids
     ends = [*config.eos_token_ids, *sorted(eos)]
     end = tokenizer.special_ids.get(END_OF_SENTENCE) if tokenizer else None
     never = None

@@ -1,11 +1,16 @@
-"""Headers of safetensors files: names, shapes and dtypes without reading a weight, and whether the file is whole."""
+"""Safetensors files: names, shapes and dtypes without reading a weight, whether a file is whole, and typed I/O."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
 
 from m1runtime.errors import CheckpointError
 
@@ -92,6 +97,19 @@ def checkpoint_headers(folder: Path) -> dict[str, TensorHeader]:
             if name != "__metadata__":
                 found[name] = TensorHeader(file, str(entry["dtype"]), tuple(int(n) for n in entry["shape"]))
     return found
+
+
+def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """The named tensors of a file, on the CPU, one at a time."""
+    reader: Any = safetensors.safe_open(str(path), framework="pt", device="cpu")
+    with reader as file:
+        for name in names:
+            yield name, file.get_tensor(name)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes tensors and string metadata as one file."""
+    safetensors.torch.save_file(dict(tensors), path, dict(metadata))  # pyright: ignore[reportUnknownMemberType]
 
 
 def shorten(names: list[str], most: int = 8) -> str:

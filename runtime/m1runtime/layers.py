@@ -59,8 +59,8 @@ class LightningAttention:
 
     def __call__(self, n: Tensor, batch: Batch, states: Tensor) -> tuple[Tensor, Tensor | None]:
         """n [T, H], states [slots, A, D, D] updated in place → output [T, H] and the exported states [P, A, D, D]."""
-        qkv = F.silu(F.linear(n, self.qkv).float()).unflatten(-1, (self.heads, 3, -1))
-        q, k, v = qkv.unbind(2)
+        qkv = F.silu(F.linear(n, self.qkv).float()).view(len(n), self.heads, 3, -1)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         exported = None
         if batch.decode:
             o = lightning_decode(q, k, v, self.slopes, states, batch.slots)
@@ -84,7 +84,7 @@ class SoftmaxAttention:
     def __call__(self, n: Tensor, batch: Batch, kv: Tensor) -> Tensor:
         """n [T, H], kv [2, pages, page_size, K, D] written in place → output [T, H]."""
         a, k = self.heads, self.kv_heads
-        qkv = F.linear(n, self.qkv).unflatten(-1, (a + 2 * k, self.dim))
+        qkv = F.linear(n, self.qkv).view(len(n), a + 2 * k, self.dim)
         turned = apply_rotary(qkv[:, : a + k], batch.positions, self.rotary_dim, self.theta)
         kv[0].flatten(0, 1)[batch.kv_rows] = turned[:, a:]
         kv[1].flatten(0, 1)[batch.kv_rows] = qkv[:, a + k :]

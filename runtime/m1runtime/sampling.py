@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from m1runtime.errors import SamplingError
 
@@ -52,7 +54,8 @@ def _within(value: object, low: float, high: float) -> bool:
 
 
 def _stops(stop: object) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, tuple | list) else None
-    if strings is None or not all(isinstance(s, str) and s for s in strings):
+    given = [stop] if isinstance(stop, str) else stop
+    strings = cast("Sequence[object]", given) if isinstance(given, tuple | list) else [None]
+    if not all(isinstance(s, str) and s for s in strings):
         raise SamplingError(f"stop={stop!r}: use a tuple of non-empty strings")
     return tuple(str(s) for s in strings)

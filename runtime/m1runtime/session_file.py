@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from m1runtime.errors import CheckpointError, SessionFileError
 from m1runtime.executor import Executor
-from m1runtime.headers import read_header
+from m1runtime.headers import read_header, read_tensors, write_tensors
 from m1runtime.sequence import SequenceState, Snapshot
 
 FORMAT = "m1runtime-session-1"
@@ -39,7 +38,7 @@ def save_sequence(executor: Executor, sequence: SequenceState, path: Path) -> No
         "snapshots": json.dumps({str(n): s.pinned for n, s in zip(lengths, kept, strict=True)}),
     }
     partial = path.with_name(path.name + ".part")
-    save_file({name: t.detach().clone().contiguous() for name, t in tensors.items()}, partial, metadata=header)
+    write_tensors(partial, {name: t.clone().contiguous() for name, t in tensors.items()}, header)
     os.replace(partial, path)
 
 
@@ -48,7 +47,8 @@ def load_sequence(executor: Executor, path: Path, *, keep: int) -> SequenceState
     pinned, tensors = _read(path, executor.model.fingerprint)
     sequence = executor.admit(keep=keep)
     with torch.inference_mode():
-        sequence.tokens = [int(i) for i in tensors["tokens"].tolist()]
+        stored: Any = tensors["tokens"]
+        sequence.tokens = stored.tolist()
         sequence.computed = sequence.known = len(sequence.tokens)
         executor.pages.prepare(sequence.table, 0, sequence.computed)
         executor.pages.write(sequence.table, tensors["kv"].to(executor.device))
@@ -63,9 +63,10 @@ def load_sequence(executor: Executor, path: Path, *, keep: int) -> SequenceState
 
 def _read(path: Path, fingerprint: str) -> tuple[dict[int, bool], dict[str, Tensor]]:
     try:
-        metadata: dict[str, Any] = read_header(path).get("__metadata__") or {}
+        header = read_header(path)
     except CheckpointError as error:
         raise SessionFileError(str(error)) from None
+    metadata: dict[str, Any] = header.pop("__metadata__", None) or {}
     if metadata.get("format") != FORMAT:
         raise SessionFileError(f"{path}: not a session of this version; expected {FORMAT}")
     if metadata.get("model") != fingerprint:
@@ -75,7 +76,7 @@ def _read(path: Path, fingerprint: str) -> tuple[dict[int, bool], dict[str, Tens
         )
     try:
         snapshots = {int(n): bool(pin) for n, pin in json.loads(metadata["snapshots"]).items()}
-        tensors = load_file(path)
+        tensors = dict(read_tensors(path, list(header)))
         wanted = {"tokens", "state", "kv"} | {f"snapshot.{n}.{part}" for n in snapshots for part in ("state", "logits")}
     except (ValueError, KeyError, AttributeError) as error:
         raise SessionFileError(f"{path}: damaged ({error})") from None

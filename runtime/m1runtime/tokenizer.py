@@ -102,7 +102,8 @@ class Tokenizer:
 def _is_byte_level(parsed: dict[str, Any]) -> bool:
     decoder = cast("dict[str, Any]", parsed.get("decoder") or {})
     parts = cast("list[dict[str, Any]]", decoder.get("decoders") or [decoder])
-    return (parsed.get("model") or {}).get("type") == "BPE" and any(part.get("type") == "ByteLevel" for part in parts)
+    model = cast("dict[str, Any]", parsed.get("model") or {})
+    return model.get("type") == "BPE" and any(part.get("type") == "ByteLevel" for part in parts)
 
 
 def _byte_of_symbol() -> dict[str, int]:
