@@ -1,0 +1,55 @@
+# `make demo` and `make test` set up everything they need in .venv; PYTHON picks the interpreter it is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test lint format bench gpu clean
+
+help:
+	@echo "make demo    two questions answered by the bundled model through real tools, on a CPU"
+	@echo "make test    lint, types and the whole test suite"
+	@echo "make lint    ruff and pyright only"
+	@echo "make bench   every benchmark that runs without a GPU"
+	@echo "make gpu     tests and benchmarks on a CUDA device (uses \$$PY, an interpreter that has torch and triton)"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable ".[runtime,tools,demo]"
+	@touch $@
+
+$(VENV)/dev.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable ".[runtime,serve,tools,otel,demo,dev]"
+	@touch $@ $(VENV)/demo.installed
+
+demo: $(VENV)/demo.installed
+	$(BIN)/python examples/maths_agent.py
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test: lint
+	$(BIN)/pytest
+
+format: $(VENV)/dev.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.imports
+	$(BIN)/python -m benchmarks.loop_overhead
+	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.grammar
+
+PY ?= python3
+GPU_PATH := $(CURDIR)/kernels:$(CURDIR)/runtime:$(CURDIR)/tools:$(CURDIR)
+gpu:
+	PYTHONPATH="$(GPU_PATH):$$PYTHONPATH" $(PY) -m pytest -m gpu tests/kernels tests/runtime
+	PYTHONPATH="$(GPU_PATH):$$PYTHONPATH" $(PY) -m benchmarks.lightning --device cuda
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

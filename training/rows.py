@@ -1,0 +1,78 @@
+"""Training rows: conversations packed end to end, with a weight for every token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from m1agent.messages import AssistantMessage
+from m1agent.prompt import template
+from training.data.conversation import Dialogue, dialogue
+from training.tokenizer import encode
+
+REPLY_WEIGHT, ANSWER_WEIGHT, PROMPT_WEIGHT = 1.0, 0.6, 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`ids`, `documents` [B, T] int64; `weights` [B, T] float32, the weight of predicting the token there."""
+
+    ids: Tensor
+    documents: Tensor
+    weights: Tensor
+
+
+def batches(tokenizer: Tokenizer, seed: int, rows: int, length: int) -> Iterator[Batch]:
+    """Endless batches, the same for the same seed."""
+    stream = _rows(tokenizer, random.Random(seed), length)
+    while True:
+        drawn = [next(stream) for _ in range(rows)]
+        ids, documents, weights = zip(*drawn, strict=True)
+        yield Batch(torch.tensor(ids), torch.tensor(documents), torch.tensor(weights))
+
+
+def weighted(tokenizer: Tokenizer, one: Dialogue) -> tuple[list[int], list[float]]:
+    """Token ids of a conversation and what each counts."""
+    ids = encode(tokenizer, template.render_setup(one.setup))
+    weights = [PROMPT_WEIGHT] * len(ids)
+    for message in one.messages:
+        turn = encode(tokenizer, template.render_message(message))
+        if isinstance(message, AssistantMessage):
+            # The start of the reply is given and the newline after its end token is appended by the runtime.
+            start = len(encode(tokenizer, template.render_reply_start()))
+            counts = REPLY_WEIGHT if message.calls else ANSWER_WEIGHT
+            weights += [0.0] * start + [counts] * (len(turn) - start - 1) + [0.0]
+        else:
+            weights += [PROMPT_WEIGHT] * len(turn)
+        ids += turn
+    return ids, weights
+
+
+def _rows(tokenizer: Tokenizer, rng: random.Random, length: int) -> Iterator[tuple[list[int], list[int], list[float]]]:
+    ids: list[int] = []
+    documents: list[int] = []
+    weights: list[float] = []
+    number = 0
+    while True:
+        new, counts = weighted(tokenizer, dialogue(rng))
+        counts[0] = 0.0  # nothing before the first token predicts it
+        room = length - len(ids)
+        if len(new) > room and room < 192 and len(new) < length:  # too little to learn from: pad instead
+            new, counts, pending = [0] * room, [0.0] * room, (new, counts)
+        else:
+            pending = None
+        ids += new[:room]
+        documents += [number] * min(len(new), room)
+        weights += counts[:room]
+        number += 1
+        if len(ids) == length:
+            yield ids, documents, weights
+            ids, documents, weights, number = [], [], [], 0
+        if pending:
+            ids, weights = list(pending[0]), list(pending[1])
+            documents, number = [0] * len(ids), 1
