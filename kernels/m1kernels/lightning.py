@@ -58,7 +58,8 @@ def lightning_prefill(
     export: packed token indices; `exported[i]` is the state after token `export[i]`, inclusive.
     block: tokens a block of the reference; a matter of speed only. The CUDA kernel has its own.
 
-    On CUDA this is one Triton kernel for head dims 16, 32, 64 and 128; any other head dim runs the reference there.
+    On CUDA this is one Triton kernel for head dims 16, 32, 64 and 128; any other head dim, and inputs that need
+    gradients, run the reference there. The kernel trusts cu_seqlens, whose check would wait for the GPU.
     Raises ValueError for shapes that don't fit, a bad cu_seqlens, or an export outside 0 <= e < T.
     """
     tokens, heads, dim = _check_qkv(q, k, v, slopes)
@@ -72,7 +73,7 @@ def lightning_prefill(
         initial_state = q.new_zeros(sequences, heads, dim, dim, dtype=torch.float32)
     if initial_state.shape != (sequences, heads, dim, dim):
         raise ValueError(f"initial_state must be {(sequences, heads, dim, dim)}, got {tuple(initial_state.shape)}")
-    if q.is_cuda and dim in _TRITON_HEAD_DIMS:
+    if _has_kernel(q, k, v, initial_state):
         from m1kernels import lightning_triton
 
         o, state, exported = lightning_triton.prefill(q, k, v, slopes, cu_seqlens, initial_state, export)
@@ -88,8 +89,8 @@ def lightning_decode(
     q, k, v: [N, A, D], any floating dtype; slopes: [A] fp32; states: [S, A, D, D] fp32, key dimension first.
     slots: [N] distinct row indices into `states`; None means rows 0..N-1.
 
-    On CUDA this is one Triton kernel for head dims 16, 32, 64 and 128; any other head dim runs the reference there.
-    Raises ValueError for shapes that don't fit or states that are not fp32.
+    On CUDA this is one Triton kernel for head dims 16, 32, 64 and 128; any other head dim, and inputs that need
+    gradients, run the reference there. Raises ValueError for shapes that don't fit or states that are not fp32.
     """
     count, heads, dim = _check_qkv(q, k, v, slopes)
     if states.dtype != torch.float32 or states.shape[1:] != (heads, dim, dim):
@@ -98,7 +99,7 @@ def lightning_decode(
         raise ValueError(f"{count} tokens need {count} slots among {len(states)} states")
     if slots is not None:
         slots = torch.as_tensor(slots, device=states.device)
-    if q.is_cuda and dim in _TRITON_HEAD_DIMS:
+    if _has_kernel(q, k, v, states):
         from m1kernels import lightning_triton
 
         return lightning_triton.decode(q, k, v, slopes, states, slots)
@@ -134,6 +135,11 @@ def _check_qkv(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor) -> tuple[int, in
     if slopes.shape != (heads,):
         raise ValueError(f"slopes must be [{heads}], got {tuple(slopes.shape)}")
     return tokens, heads, dim
+
+
+def _has_kernel(*inputs: Tensor) -> bool:
+    needs_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return inputs[0].is_cuda and inputs[0].shape[-1] in _TRITON_HEAD_DIMS and not needs_gradients
 
 
 def _bounds(cu_seqlens: Tensor | Sequence[int], tokens: int) -> list[int]:

@@ -31,15 +31,13 @@ def prefill(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`lightning_prefill` in one launch: o [T, A, D], state [N, A, D, D] and exported [P, A, D, D], all fp32.
 
-    Arguments as there; head dim 16, 32, 64 or 128. No length is a compile-time constant, and nothing waits for the GPU.
+    Arguments as there; head dim 16, 32, 64 or 128. No length is a compile-time constant, and the host never waits for
+    the GPU unless cu_seqlens is a CPU tensor.
     """
     tokens, heads, dim = q.shape
     q, k, v, slopes, initial_state = _ready(q), _ready(k), _ready(v), slopes.float(), initial_state.float().contiguous()
-    cu = torch.as_tensor(cu_seqlens, device=q.device).to(torch.int32)
-    ranked = sorted(range(len(export)), key=lambda i: export[i])
-    wanted = torch.tensor([export[i] for i in ranked] + [_NO_EXPORT], dtype=torch.int32, device=q.device)
-    rows = torch.tensor([*ranked, 0], dtype=torch.int32, device=q.device)
-    first = torch.searchsorted(wanted, cu[:-1].contiguous(), out_int32=True)
+    cu = _int32(cu_seqlens, q.device)
+    wanted, rows, first = _export_plan(export, cu) if len(export) else (cu, cu, cu)
     o = torch.empty(tokens, heads, dim, dtype=torch.float32, device=q.device)
     state = torch.empty_like(initial_state)
     exported = torch.empty(len(export), heads, dim, dim, dtype=torch.float32, device=q.device)
@@ -74,6 +72,22 @@ def decode(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, slot
         DIM=dim, PART=part, SLOTS=slots is not None, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return o
+
+
+def _export_plan(export: Sequence[int], cu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens to export in ascending order, the output row of each, and where each sequence's own begin."""
+    ranked = sorted(range(len(export)), key=lambda i: export[i])
+    wanted = _int32([*(export[i] for i in ranked), _NO_EXPORT], cu.device)
+    rows = _int32([*ranked, 0], cu.device)
+    return wanted, rows, torch.searchsorted(wanted, cu[:-1].contiguous(), out_int32=True)
+
+
+def _int32(values: Tensor | Sequence[int], device: torch.device) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.to(device, torch.int32)
+    host = torch.tensor(values, dtype=torch.int32)
+    # From pageable memory the copy would wait for the GPU's queue.
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 def _ready(x: Tensor) -> Tensor:
