@@ -1,0 +1,216 @@
+"""The shortest completion of a grammar from a given state, searched over bytes.
+
+A best-first search on a matcher whose alphabet is the 256 bytes. Forced bytes are taken in one step, large sets of
+allowed bytes are collapsed to a few representatives, a closer is preferred wherever one is allowed, and states that
+stand at the same place of the JSON skeleton are merged. What it returns is always a completion the grammar accepts;
+that it is the shortest rests on the merging, which looks at keys and positions and not at every value.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+
+from llguidance import LLMatcher
+
+EXPANSIONS = 4000
+PLUNGE_STEPS = 600
+FEW = 24
+
+QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = b'"\\,{}[]'
+_VALUE_ORDER = b'"}]0123456789ntf[{,-.<'
+_RANK = {byte: rank for rank, byte in enumerate(_VALUE_ORDER)}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Where a JSON text stands: open containers with their keys, and the string being written."""
+
+    frames: tuple[bytes, ...] = (b"",)
+    string: bytes | None = None
+    escaped: bool = False
+    key: bool = False
+    key_next: bool = False
+    free: bool = False
+    since: int = 0
+
+    def feed(self, text: bytes) -> Shape:
+        """The shape after `text`."""
+        shape = self
+        for byte in text:
+            shape = shape._in_string(byte) if shape.string is not None else shape._outside(byte)
+        return shape
+
+    def _in_string(self, byte: int) -> Shape:
+        written = (self.string or b"") + bytes((byte,))
+        if self.escaped or byte == BACKSLASH or byte != QUOTE:
+            return replace(self, string=written, escaped=byte == BACKSLASH and not self.escaped, since=self.since + 1)
+        top = self.frames[-1]
+        if self.key:
+            top += written
+        elif top.startswith(b"{") and b"=" not in top:
+            top += b"=" + (b"" if self.free else written)
+        return replace(self, frames=(*self.frames[:-1], top), string=None, key=False, free=False, since=0)
+
+    def _outside(self, byte: int) -> Shape:
+        if byte == QUOTE:
+            return replace(self, string=b"", key=self.key_next, key_next=False, since=0)
+        if byte == OPEN_OBJECT:
+            return replace(self, frames=(*self.frames, b"{"), key_next=True, since=0)
+        if byte == OPEN_ARRAY:
+            return replace(self, frames=(*self.frames, b"["), key_next=False, since=0)
+        if byte in (CLOSE_OBJECT, CLOSE_ARRAY) and len(self.frames) > 1:
+            outer = self.frames[:-1]
+            if len(outer) == 1:
+                outer = (outer[0] + b"v",)
+            return replace(self, frames=outer, key_next=False, since=0)
+        if byte == COMMA and len(self.frames) > 1:
+            inside_array = self.frames[-1].startswith(b"[")
+            frames = (*self.frames[:-1], self.frames[-1] + b",") if inside_array else self.frames
+            return replace(self, frames=frames, key_next=not inside_array, since=0)
+        return replace(self, since=self.since + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Bytes that complete the text; `shortest` when the search ran to its end."""
+
+    text: bytes
+    shortest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    matcher: LLMatcher
+    text: bytes
+    shape: Shape
+
+
+def complete_fast(matcher: LLMatcher, shape: Shape) -> bytes | None:
+    """Some completion, found by always taking the most closing byte; None if that does not end soon."""
+    node = _forced(_Node(matcher.deep_copy(), b"", shape))
+    for _ in range(PLUNGE_STEPS):
+        if node is None:
+            return None
+        allowed, accepting = _allowed(node.matcher)
+        if accepting:
+            return node.text
+        if not allowed:
+            return None
+        best = min(_choices(node.shape, allowed), key=_rank)
+        node = _step(node, best, free=len(allowed) > FEW, owned=True)
+    return None
+
+
+def complete_shortest(
+    matcher: LLMatcher, shape: Shape, cost: Callable[[bytes], int], *, limit: int, merge: bool
+) -> Completion | None:
+    """The completion of least `cost`, summed over its segments, at most `limit`; None if none was found within bounds.
+
+    `merge` joins states at the same place of the JSON skeleton (for JSON bodies only).
+    """
+    start = _forced(_Node(matcher.deep_copy(), b"", shape))
+    if start is None:
+        return None
+    order = count()
+    heap = [(cost(start.text), next(order), start)]
+    seen: set[object] = set()
+    for _ in range(EXPANSIONS):
+        if not heap:
+            return None
+        spent, _, node = heapq.heappop(heap)
+        allowed, accepting = _allowed(node.matcher)
+        if accepting:
+            return Completion(node.text, shortest=True)
+        if merge and not _first_visit(node, allowed, seen):
+            continue
+        for byte in _choices(node.shape, allowed) if merge else _representatives(allowed):
+            after = _step(node, byte, free=len(allowed) > FEW, owned=False)
+            if after is None:
+                continue
+            total = spent + cost(after.text[len(node.text) :])
+            if total <= limit:
+                heapq.heappush(heap, (total, next(order), after))
+    return None
+
+
+def _first_visit(node: _Node, allowed: list[int], seen: set[object]) -> bool:
+    shape = node.shape
+    string = None if shape.free and not shape.key else shape.string
+    place = (shape.frames, string, shape.escaped, shape.key_next, shape.since, tuple(allowed))
+    if place in seen:
+        return False
+    seen.add(place)
+    return True
+
+
+def _step(node: _Node, byte: int, *, free: bool, owned: bool) -> _Node | None:
+    matcher = node.matcher if owned else node.matcher.deep_copy()
+    if not matcher.consume_token(byte):
+        return None
+    shape = node.shape.feed(bytes((byte,)))
+    if free and shape.string:
+        shape = replace(shape, free=True)
+    return _forced(_Node(matcher, node.text + bytes((byte,)), shape))
+
+
+def _forced(node: _Node) -> _Node | None:
+    run = b"" if node.matcher.is_stopped() else node.matcher.compute_ff_bytes()
+    if not run:
+        return node
+    if not node.matcher.consume_tokens(list(run)):
+        return None
+    return _Node(node.matcher, node.text + run, node.shape.feed(run))
+
+
+def _allowed(matcher: LLMatcher) -> tuple[list[int], bool]:
+    if matcher.is_error():
+        return [], False
+    if matcher.is_accepting():
+        return [], True
+    mask = int.from_bytes(matcher.compute_bitmask()[:32], "little")
+    found: list[int] = []
+    while mask:
+        low = mask & -mask
+        found.append(low.bit_length() - 1)
+        mask ^= low
+    return found, False
+
+
+def _choices(shape: Shape, allowed: list[int]) -> list[int]:
+    if shape.string is not None:
+        if QUOTE in allowed and not shape.escaped and not (shape.key and len(allowed) <= FEW):
+            return [QUOTE]
+        return _representatives(allowed)
+    for closer in (CLOSE_OBJECT, CLOSE_ARRAY):
+        if closer in allowed:
+            return [closer]
+    if COMMA in allowed:
+        return [COMMA]
+    return _representatives(allowed)
+
+
+def _representatives(allowed: list[int]) -> list[int]:
+    if len(allowed) <= FEW:
+        return allowed
+    kinds: dict[object, int] = {}
+    for byte in allowed:
+        kinds.setdefault(_kind(byte), byte)
+    return list(kinds.values())
+
+
+def _kind(byte: int) -> object:
+    char = chr(byte)
+    if byte >= 0x80:
+        return "high"
+    if char.islower():
+        return "lower"
+    if char.isupper():
+        return "upper"
+    return byte
+
+
+def _rank(byte: int) -> int:
+    return _RANK.get(byte, len(_RANK) + (byte >= 0x80))

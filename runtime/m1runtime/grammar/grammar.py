@@ -1,0 +1,177 @@
+"""`Grammar`: what a reply may be, independent of any tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+from llguidance import LLMatcher
+
+from m1runtime.errors import SchemaError
+from m1runtime.grammar import writer
+from m1runtime.grammar.errors import BudgetError
+from m1runtime.grammar.guided import Programs
+from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
+from m1runtime.grammar.schema import CompiledSchema, Schema, ToolSchemaReport, compile_schema, free_object, refusal
+from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
+
+SEPARATORS = (", ", ": ")
+Mode = Literal["auto", "required"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolGrammar:
+    """A tool as the grammar sees it: its name and the JSON Schema of its arguments."""
+
+    name: str
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """Lark texts of a tool-calls grammar: after a trigger, as a whole reply, and after a thinking block."""
+
+    body: str
+    direct: str
+    after_thinking: str
+    trigger: bytes
+    skip: tuple[bytes, bytes]
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grammar:
+    """An immutable description of the allowed output; `start` gives the constraint of one generation.
+
+    `reports` says, per schema, which keywords are left to validate afterwards.
+    """
+
+    _text: str | _Calls
+    _json: bool
+    reports: list[ToolSchemaReport]
+    _programs: WeakKeyDictionary[TokenizerLike, Programs] = field(
+        default_factory=WeakKeyDictionary[TokenizerLike, Programs]
+    )
+
+    @classmethod
+    def from_json_schema(cls, schema: Schema, *, separators: tuple[str, str] = SEPARATORS) -> Grammar:
+        """One JSON value of `schema`, its separators fixed and no other whitespace.
+
+        Keywords that cannot be enforced are listed in `reports`. Raises SchemaError when the rest cannot be compiled.
+        """
+        compiled = compile_schema("", schema, separators=separators, tool=False)
+        if compiled is None:
+            raise SchemaError(f"the schema cannot be compiled: {refusal(schema, separators=separators)}")
+        return cls(writer.json_value(compiled.text), True, [compiled.report])
+
+    @classmethod
+    def from_regex(cls, pattern: str) -> Grammar:
+        """Text that matches `pattern` from start to end (Rust regex syntax, no look-around). Raises SchemaError."""
+        return cls.from_lark(writer.regex(pattern))
+
+    @classmethod
+    def from_lark(cls, text: str) -> Grammar:
+        """A grammar in llguidance's Lark dialect with the rule `start`. Raises SchemaError."""
+        why = _refusal(text)
+        if why is not None:
+            raise SchemaError(f"the grammar cannot be compiled: {why}")
+        return cls(text, False, [])
+
+    @classmethod
+    def tool_calls(
+        cls,
+        tools: Sequence[ToolGrammar],
+        *,
+        trigger: str = "<tool_calls>",
+        end: str = "</tool_calls>",
+        mode: Mode = "auto",
+        parallel: bool = True,
+        max_calls: int | None = None,
+        skip: tuple[str, str] = ("<think>", "</think>"),
+    ) -> Grammar:
+        """Replies that call tools: `trigger` newline {"name": ..., "arguments": {...}} newline [...] `end`.
+
+        auto: free text until the trigger stands outside `skip`; required: an optional `skip` block, then the calls.
+        `max_calls` bounds the calls of one reply (None: no bound); `parallel=False` is `max_calls=1`. A tool whose
+        schema cannot be enforced is weakened and reported, never dropped. Raises SchemaError for no tools, two of one
+        name, or max_calls < 1.
+        """
+        _check_tools(tools, max_calls)
+        compiled = [_compile_tool(tool) for tool in tools]
+        limit = max_calls if parallel else 1
+
+        def text(before: str, *, newlines: bool = False) -> str:
+            pairs = [(tool.name, schema.text) for tool, schema in zip(tools, compiled, strict=True)]
+            return writer.tool_calls(
+                pairs, before=before, end=end, separators=SEPARATORS, max_calls=limit, leading_newlines=newlines
+            )
+
+        _fit(tools, compiled, lambda: text(trigger))
+        around = (skip[0].encode(), skip[1].encode())
+        calls = _Calls(text(""), text(trigger), text(trigger, newlines=True), trigger.encode(), around, mode)
+        return cls(calls, True, [c.report for c in compiled])
+
+    def start(self, tokenizer: TokenizerLike, *, max_new_tokens: int) -> Constraint:
+        """The constraint of one generation of at most `max_new_tokens` tokens, eos among them.
+
+        Raises BudgetError, a ValueError naming the minimum, when what must be written cannot fit.
+        """
+        known = vocabulary(tokenizer)
+        if tokenizer not in self._programs:
+            self._programs[tokenizer] = Programs(known)
+        programs = self._programs[tokenizer]
+        state = self._first(known, programs)
+        if state is None:
+            raise BudgetError(max_new_tokens, None)
+        return Constraint(known, state, max_new_tokens)
+
+    def _first(self, known: Vocabulary, programs: Programs) -> State | None:
+        calls = self._text
+        if isinstance(calls, str):
+            return programs.get(calls, json=self._json).start
+        opening, closing = calls.skip
+        if calls.mode == "auto":
+            return FreeText(known, programs.get(calls.body, json=True), Scanner(calls.trigger, opening, closing))
+        direct = programs.get(calls.direct, json=True).start
+        if not opening:
+            return direct
+        after = programs.get(calls.after_thinking, json=True).start
+        thinking = programs.get(writer.open_text(opening.decode()), json=False).start
+        if direct is None or after is None or thinking is None:
+            return None
+        return Opening(direct, after, thinking, Scanner(b"", opening, closing, inside=True))
+
+
+def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None) -> None:
+    names = [tool.name for tool in tools]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names:
+        raise SchemaError("a tool-calls grammar needs at least one tool")
+    if twice:
+        raise SchemaError(f"two tools are named {twice[0]!r}; tool names must differ")
+    if max_calls is not None and max_calls < 1:
+        raise SchemaError(f"max_calls is {max_calls}; it must be at least 1, or None for no bound")
+
+
+def _compile_tool(tool: ToolGrammar) -> CompiledSchema:
+    compiled = compile_schema(tool.name, tool.schema, separators=SEPARATORS, tool=True)
+    return compiled or free_object(tool.name, SEPARATORS, "unknown")
+
+
+def _fit(tools: Sequence[ToolGrammar], compiled: list[CompiledSchema], text: Callable[[], str]) -> None:
+    """Each tool compiles alone; where all together are too much, the largest are freed one by one, and reported."""
+    free: set[int] = set()
+    while (why := _refusal(text())) is not None:
+        left = [i for i in range(len(tools)) if i not in free]
+        if not left:
+            raise SchemaError(f"the tools cannot be compiled together: {why}")
+        largest = max(left, key=lambda i: len(compiled[i].text))
+        free.add(largest)
+        compiled[largest] = free_object(tools[largest].name, SEPARATORS, f"too large beside the other tools: {why}")
+
+
+def _refusal(lark: str) -> str | None:
+    failed, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(lark))
+    return messages[0].split("\n")[0] if failed else None

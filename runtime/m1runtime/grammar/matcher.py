@@ -1,0 +1,240 @@
+"""`Constraint`: what one generation may write next, free text and calls alike."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from m1runtime.grammar.errors import BudgetError
+from m1runtime.grammar.guided import Guided, Program
+from m1runtime.grammar.vocabulary import Vocabulary
+
+Skip = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Scanner:
+    """Finds a trigger in a stream of bytes, outside `opening` … `closing`; immutable.
+
+    With an empty `trigger` it finds the end of the block it starts `inside`. `tail`: bytes that could begin a match.
+    """
+
+    trigger: bytes
+    opening: bytes
+    closing: bytes
+    inside: bool = False
+    tail: bytes = b""
+
+    def scan(self, raw: bytes) -> tuple[Scanner, bytes | None]:
+        """The scanner after `raw`, and the bytes behind the trigger if it was completed (None if not)."""
+        text, inside = self.tail + raw, self.inside
+        while True:
+            if inside:
+                at = text.find(self.closing)
+                if at < 0:
+                    return self._keep(text, inside, len(self.closing) - 1), None
+                text, inside = text[at + len(self.closing) :], False
+                if not self.trigger:
+                    return self._keep(b"", inside, 0), text
+            start = text.find(self.trigger) if self.trigger else -1
+            skip = text.find(self.opening) if self.opening else -1
+            if start >= 0 and (skip < 0 or start < skip):
+                return self._keep(b"", inside, 0), text[start + len(self.trigger) :]
+            if skip < 0:
+                return self._keep(text, inside, max(len(self.trigger), len(self.opening)) - 1), None
+            text, inside = text[skip + len(self.opening) :], True
+
+    def _keep(self, text: bytes, inside: bool, longest: int) -> Scanner:
+        return Scanner(self.trigger, self.opening, self.closing, inside, text[max(0, len(text) - longest) :])
+
+
+class FreeText:
+    """Unmasked text; a trigger hands over to the calls. Nothing has to follow."""
+
+    __slots__ = ("calls", "ended", "scanner", "vocabulary")
+    min_tokens = 0
+
+    def __init__(self, vocabulary: Vocabulary, calls: Program, scanner: Scanner, *, ended: bool = False) -> None:
+        self.vocabulary, self.calls, self.scanner, self.ended = vocabulary, calls, scanner, ended
+
+    @property
+    def done(self) -> bool:
+        """eos has been written."""
+        return self.ended
+
+    def mask(self, remaining: int) -> Tensor | None:
+        """None: anything may follow."""
+        return self.vocabulary.eos_mask.clone() if self.ended else None
+
+    def accept(self, token: int, remaining: int) -> FreeText | Guided | None:
+        """Free text, the calls that its trigger began, or None if those cannot be closed within the budget."""
+        if self.ended:
+            return None
+        if token in self.vocabulary.eos_ids:
+            return FreeText(self.vocabulary, self.calls, self.scanner, ended=True)
+        scanner, rest = self.scanner.scan(self.vocabulary.bytes_of(token))
+        if rest is None:
+            return FreeText(self.vocabulary, self.calls, scanner)
+        start = self.calls.start
+        return None if start is None else start.feed(rest, remaining)
+
+
+class Thinking:
+    """Inside a thinking block that calls must follow: anything but eos, until the budget asks for the end of it."""
+
+    __slots__ = ("calls", "path", "scanner", "text", "vocabulary")
+    done = False
+
+    def __init__(
+        self, calls: Guided, scanner: Scanner, *, text: bytes | None = None, path: tuple[int, ...] = ()
+    ) -> None:
+        self.vocabulary, self.calls, self.scanner = calls.program.vocabulary, calls, scanner
+        self.text = scanner.closing + calls.path.text if text is None else text
+        self.path = path or (*(self.vocabulary.cover(self.text) or ()), self.vocabulary.eos)
+
+    @property
+    def min_tokens(self) -> int:
+        """Tokens of the shortest end of the thinking with the shortest calls, and eos."""
+        return len(self.path)
+
+    def mask(self, remaining: int) -> Tensor:
+        """Everything but eos, or the one token that still fits."""
+        if len(self.path) >= remaining:
+            return self.vocabulary.mask_of(self.path[:1])
+        return self.vocabulary.text_mask.clone()
+
+    def accept(self, token: int, remaining: int) -> Thinking | Guided | None:
+        """Still thinking, the calls after it, or None."""
+        if token in self.vocabulary.eos_ids:
+            return None
+        raw = self.vocabulary.bytes_of(token)
+        scanner, rest = self.scanner.scan(raw)
+        if rest is not None:
+            return self.calls.feed(rest, remaining)
+        follows = token == self.path[0]
+        after = Thinking(self.calls, scanner)
+        if follows and len(self.path) - 1 < len(after.path):
+            after = Thinking(self.calls, scanner, text=self.text[len(raw) :], path=self.path[1:])
+        return after if len(after.path) <= remaining else None
+
+
+class Opening:
+    """The start of a reply that must call: a thinking block or the calls themselves, undecided yet.
+
+    `calls` is None once the text can only become a thinking block.
+    """
+
+    __slots__ = ("after", "calls", "scanner", "text", "thinking", "vocabulary")
+    done = False
+
+    def __init__(
+        self, calls: Guided | None, after: Guided, thinking: Guided, scanner: Scanner, text: bytes = b""
+    ) -> None:
+        self.vocabulary = after.program.vocabulary
+        self.calls, self.after, self.thinking, self.scanner, self.text = calls, after, thinking, scanner, text
+
+    def _path(self) -> tuple[int, ...]:
+        if self.calls is not None:
+            return self.calls.path.tokens
+        text = self.scanner.opening[len(self.text) :] + self.scanner.closing + self.after.path.text
+        return (*(self.vocabulary.cover(text) or ()), self.vocabulary.eos)
+
+    @property
+    def min_tokens(self) -> int:
+        """Tokens of the shortest calls from here, and eos."""
+        return len(self._path())
+
+    def mask(self, remaining: int) -> Tensor:
+        """Beginnings of the thinking block and of the calls."""
+        path = self._path()
+        if len(path) >= remaining:
+            return self.vocabulary.mask_of(path[:1])
+        mask = self.thinking.mask(1 << 30) & ~self.vocabulary.eos_mask
+        return mask if self.calls is None else mask | self.calls.mask(1 << 30)
+
+    def accept(self, token: int, remaining: int) -> Opening | Thinking | Guided | None:
+        """Still undecided, thinking, the calls, or None."""
+        if token in self.vocabulary.eos_ids:
+            return None
+        text = self.text + self.vocabulary.bytes_of(token)
+        opening = self.scanner.opening
+        if text.startswith(opening):
+            return self._think(text[len(opening) :], remaining)
+        calls = None if self.calls is None else self.calls.accept(token, remaining)
+        if not opening.startswith(text) or text == self.text:
+            return calls
+        thinking = self.thinking.take((token,), 1 << 30)
+        if thinking is None:
+            return calls
+        after = Opening(calls, self.after, thinking, self.scanner, text)
+        return after if after.min_tokens <= remaining else None
+
+    def _think(self, written: bytes, remaining: int) -> Thinking | Guided | None:
+        scanner, rest = self.scanner.scan(written)
+        if rest is not None:
+            return self.after.feed(rest, remaining)
+        after = Thinking(self.after, scanner)
+        return after if after.min_tokens <= remaining else None
+
+
+State = FreeText | Thinking | Opening | Guided
+
+
+class Constraint:
+    """The constraint of one generation; owned by the session loop, cheap to fork.
+
+    `mask`, then `try_accept` of the token drawn under it, then `forced`. Every state it takes can be completed within
+    the tokens that are left.
+    """
+
+    __slots__ = ("_remaining", "_state", "_vocabulary")
+
+    def __init__(self, vocabulary: Vocabulary, state: State, remaining: int) -> None:
+        self._vocabulary, self._state, self._remaining = vocabulary, state, remaining
+        if self.min_tokens > remaining:
+            raise BudgetError(remaining, self.min_tokens)
+
+    def mask(self) -> Tensor | None:
+        """int32 [ceil(V/32)] on the CPU, LSB first, 1 = allowed; None: free text, anything may follow."""
+        if isinstance(self._state, Guided) and len(self._state.path.tokens) >= self._remaining:
+            self._state = self._state.refined()
+        return self._state.mask(self._remaining)
+
+    def try_accept(self, token: int, remaining: int) -> bool:
+        """Takes `token` if the grammar allows it and `remaining` tokens, those after it, can complete the text.
+
+        False leaves the state as it was.
+        """
+        after = self._state.accept(token, remaining)
+        if after is None:
+            return False
+        self._state, self._remaining = after, remaining
+        return True
+
+    def forced(self, remaining: int) -> list[int]:
+        """The canonical tokens that can only follow, already taken; at most `remaining`, [] if there are none."""
+        step = self._state.forced(remaining) if isinstance(self._state, Guided) else None
+        if step is None:
+            return []
+        tokens, self._state = step
+        self._remaining = remaining - len(tokens)
+        return list(tokens)
+
+    @property
+    def done(self) -> bool:
+        """Nothing but eos may follow."""
+        return self._state.done
+
+    @property
+    def min_tokens(self) -> int:
+        """Tokens of the shortest completion from here, eos included; 0 in free text."""
+        if not isinstance(self._state, Guided):
+            return self._state.min_tokens
+        self._state = self._state.refined()
+        return len(self._state.path.tokens)
+
+    def fork(self) -> Constraint:
+        """An independent copy; states are immutable, so nothing is duplicated."""
+        return copy(self)

@@ -1,0 +1,297 @@
+"""JSON Schema → a schema llguidance compiles, and the list of what it then does not enforce.
+
+Two readings. *Spec*: as JSON Schema says, objects are open unless closed (`Grammar.from_json_schema`). *Tool*: the
+arguments of a tool are an object, and an object that declares `properties` without saying anything of
+`additionalProperties` (or patternProperties, unevaluatedProperties) takes the declared ones only, at every depth
+where no combinator could declare more beside it; `"properties": {}` declares none. A closed reading admits only instances that
+the original schema admits too.
+
+Annotations (title, description, default, examples, an unknown `format`) constrain nothing, in JSON Schema as here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+from llguidance import LLMatcher
+
+Schema: TypeAlias = "dict[str, Any] | bool"
+
+MAX_DEPTH = 100
+"""Nested JSON levels; llguidance's own reader stops at 128."""
+MAX_NODES = 200_000
+MAX_COUNT = 2**31 - 1
+
+FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"})
+TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
+_ANNOTATIONS = frozenset(
+    {"title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"}
+)
+_DROPPED = _ANNOTATIONS | {"$comment", "$schema", "$id", "x-guidance"}
+_ONE = (
+    "additionalProperties",
+    "items",
+    "contains",
+    "propertyNames",
+    "not",
+    "if",
+    "then",
+    "else",
+    "unevaluatedProperties",
+)
+_ONE_MORE = ("unevaluatedItems", "additionalItems", "contentSchema")
+_LIST = ("allOf", "anyOf", "oneOf", "prefixItems")
+_MAP = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
+_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+_DECLARES_MORE = frozenset(
+    {
+        "additionalProperties",
+        "patternProperties",
+        "unevaluatedProperties",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "$ref",
+        "$dynamicRef",
+    }
+    | {"if", "then", "else", "dependentSchemas", "dependencies", "not", "propertyNames", "minProperties"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unenforced:
+    """One keyword the mask does not enforce: JSON pointer of its schema, the keyword (`*` for all of it), and why."""
+
+    path: str
+    keyword: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSchemaReport:
+    """What the grammar enforces of one schema; `enforced` when nothing is left to validate afterwards."""
+
+    name: str
+    unenforced: tuple[Unenforced, ...] = ()
+
+    @property
+    def enforced(self) -> bool:
+        """Every assertion of the schema is in the mask."""
+        return not self.unenforced
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSchema:
+    """A schema llguidance takes, as the text after `%json`, and its report."""
+
+    text: str
+    report: ToolSchemaReport
+
+
+def compile_schema(name: str, schema: object, *, separators: tuple[str, str], tool: bool) -> CompiledSchema | None:
+    """`schema` as llguidance can enforce it, strictly if possible, otherwise leniently with everything lost listed.
+
+    None when llguidance can neither; `tool=True` then never happens: a free JSON object is the last resort.
+    """
+    reason = _too_big(schema)
+    if reason is None and isinstance(schema, (dict, bool)):
+        lost: list[Unenforced] = []
+        reduced = _Reducer(lost, tool=tool).root(cast("Schema", schema))
+        for lenient in (False, True):
+            text = _with_options(reduced, separators, lenient=lenient)
+            failed, messages = _validate(text)
+            if not failed:
+                unenforced = (*lost, *_blame(reduced, messages))
+                return CompiledSchema(text, ToolSchemaReport(name, tuple(dict.fromkeys(unenforced))))
+            reason = messages[0].split("\n")[0]
+    elif reason is None:
+        reason = f"a schema is an object or a boolean, not {type(schema).__name__}"
+    return free_object(name, separators, reason or "unknown") if tool else None
+
+
+def free_object(name: str, separators: tuple[str, str], why: str) -> CompiledSchema:
+    """Any JSON object: the reading of a tool whose schema cannot be compiled at all."""
+    report = ToolSchemaReport(name, (Unenforced("", "*", why),))
+    return CompiledSchema(_with_options({"type": "object"}, separators, lenient=False), report)
+
+
+def refusal(schema: object, *, separators: tuple[str, str]) -> str:
+    """Why `compile_schema(..., tool=False)` returned None."""
+    return free_object_reason(compile_schema("", schema, separators=separators, tool=True))
+
+
+def free_object_reason(compiled: CompiledSchema | None) -> str:
+    """The reason of the last resort, for an error message."""
+    return "; ".join(item.why for item in compiled.report.unenforced) if compiled else "unknown"
+
+
+def _validate(text: str) -> tuple[bool, list[str]]:
+    try:
+        grammar = LLMatcher.grammar_from_lark(f"start: %json {text}\n")
+        return LLMatcher.validate_grammar_with_warnings(grammar)
+    except (ValueError, UnicodeEncodeError) as error:
+        return True, [str(error)]
+
+
+def _with_options(schema: Schema, separators: tuple[str, str], *, lenient: bool) -> str:
+    item, key = separators
+    options = {"item_separator": item, "key_separator": key, "whitespace_flexible": False, "lenient": lenient}
+    body: dict[str, Any] = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
+    return json.dumps({**body, "x-guidance": options}, ensure_ascii=True)
+
+
+def _too_big(schema: object) -> str | None:
+    """Measured without recursion: the schema may come from an untrusted server."""
+    level: list[object] = [schema]
+    nodes = 0
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        nodes += len(level)
+        if nodes > MAX_NODES:
+            return f"more than {MAX_NODES} values in one schema"
+        if not level:
+            return None
+    return f"nested deeper than {MAX_DEPTH} levels"
+
+
+def _children(node: object) -> Iterator[object]:
+    if isinstance(node, Mapping):
+        yield from cast("Mapping[str, object]", node).values()
+    elif isinstance(node, (list, tuple)):
+        yield from cast("Sequence[object]", node)
+
+
+class _Reducer:
+    """Copies a schema without annotations and without the keywords that stop llguidance, which it lists."""
+
+    def __init__(self, lost: list[Unenforced], *, tool: bool) -> None:
+        self._lost = lost
+        self._tool = tool
+
+    def root(self, schema: Schema) -> Schema:
+        reduced = self._node(schema, "", may_close=self._tool)
+        if not self._tool:
+            return reduced
+        body: dict[str, Any] = dict(reduced) if isinstance(reduced, dict) else {}
+        if reduced is False:
+            self._lose("", "*", "a schema that admits nothing")
+        if "object" not in _names(body.get("type", "object")):
+            self._lose("", "type", "arguments are always an object")
+        return {**body, "type": "object"}
+
+    def _lose(self, path: str, keyword: str, why: str) -> None:
+        self._lost.append(Unenforced(path, keyword, why))
+
+    def _node(self, schema: object, path: str, *, may_close: bool) -> Schema:
+        if not isinstance(schema, dict):
+            return cast("Schema", schema)
+        node = cast("dict[str, Any]", schema)
+        closes = may_close and isinstance(node.get("properties"), dict) and not _DECLARES_MORE & node.keys()
+        closes = closes and set(_names(node.get("required"))) <= node["properties"].keys()
+        reduced: dict[str, Any] = {}
+        for keyword, value in node.items():
+            if keyword in _DROPPED or (keyword == "format" and value not in FORMATS):
+                continue
+            why = _unusable(keyword, value)
+            if why is not None:
+                self._lose(path, keyword, why)
+                continue
+            reduced[keyword] = self._value(keyword, value, f"{path}/{_escape(keyword)}", may_close=may_close)
+        if closes:
+            reduced["additionalProperties"] = False
+        return reduced
+
+    def _value(self, keyword: str, value: Any, path: str, *, may_close: bool) -> Any:
+        deeper = may_close and keyword not in ("allOf", "not", "if", "then", "else", "dependentSchemas", "contains")
+        if keyword in _MAP and isinstance(value, dict):
+            children = cast("dict[str, Any]", value)
+            closable = deeper and keyword not in ("$defs", "definitions")
+            return {k: self._node(v, f"{path}/{_escape(k)}", may_close=closable) for k, v in children.items()}
+        if keyword in _LIST and isinstance(value, list):
+            items = cast("list[Any]", value)
+            return [self._node(v, f"{path}/{i}", may_close=deeper) for i, v in enumerate(items)]
+        if keyword in _ONE or keyword in _ONE_MORE:
+            return self._node(value, path, may_close=deeper)
+        return value
+
+
+def _names(value: object) -> list[str]:
+    """The strings of a list, or the one string."""
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    return [v for v in items if isinstance(v, str)]
+
+
+def _unusable(keyword: str, value: Any) -> str | None:
+    """Why llguidance would refuse the whole schema for this one keyword; None if it would not."""
+    if keyword == "type":
+        unknown = [n for n in _names(value) if n not in TYPES]
+        return f"unknown type {unknown[0]!r}" if unknown else None
+    if keyword == "pattern":
+        failed, messages = _validate(json.dumps({"type": "string", "pattern": value}))
+        return _short(messages[0]) if failed else None
+    if keyword == "$ref" and not (isinstance(value, str) and value.startswith("#")):
+        return "only references within the schema can be resolved"
+    if keyword in _COUNTS:
+        usable = isinstance(value, (int, float)) and value == value // 1 and 0 <= value <= MAX_COUNT
+        return None if usable else "not a count below 2^31"
+    if keyword in _BOUNDS:
+        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
+        return None if usable else "not a finite number"
+    return None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _short(message: str) -> str:
+    lines = [line.removeprefix("error: ") for line in message.split("\n") if line.startswith("error: ")]
+    return lines[0] if lines else message.split("\n")[0].split("failed to compile JSON schema: ")[-1][:200]
+
+
+def _blame(schema: Schema, warnings: Sequence[str]) -> list[Unenforced]:
+    """llguidance's lenient warnings, each turned into the places its keywords stand at."""
+    found: list[Unenforced] = []
+    for warning in warnings:
+        keywords = _keywords_of(warning)
+        places = [Unenforced(p, k, _short(warning)) for p, k in _places(schema, "") if k in keywords]
+        found += places or [Unenforced("", "*", warning)]
+    return found
+
+
+def _keywords_of(warning: str) -> set[str]:
+    if warning.startswith("Unimplemented keys: "):
+        return set(json.loads(warning.removeprefix("Unimplemented keys: ")))
+    if warning.startswith("oneOf"):
+        return {"oneOf"}
+    if warning.startswith("min/maxProperties"):
+        return {"minProperties", "maxProperties"}
+    return set()
+
+
+def _places(schema: object, path: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in cast("dict[str, Any]", schema).items():
+        yield path, keyword
+        below = f"{path}/{_escape(keyword)}"
+        if keyword in _MAP and isinstance(value, dict):
+            for name, child in cast("dict[str, Any]", value).items():
+                yield from _places(child, f"{below}/{_escape(name)}")
+        elif keyword in _LIST and isinstance(value, list):
+            for i, child in enumerate(cast("list[Any]", value)):
+                yield from _places(child, f"{below}/{i}")
+        elif keyword in _ONE or keyword in _ONE_MORE:
+            yield from _places(value, below)
+
+
+def _escape(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,162 @@
+"""What a grammar needs to know of a tokenizer: the bytes of every token, eos, and the shortest covering of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from llguidance import LLTokenizer, TokenizerWrapper
+from torch import Tensor
+
+LONGEST_TOKEN = 32
+"""Longer tokens exist (runs of spaces, ruler lines) but never shorten a call."""
+
+
+class TokenizerLike(Protocol):
+    """The part of `m1runtime.tokenizer.Tokenizer` that grammars use."""
+
+    @property
+    def token_bytes(self) -> Sequence[bytes]: ...
+    @property
+    def special_ids(self) -> dict[str, int]: ...
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def llg(self) -> LLTokenizer: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """Tables of one tokenizer, built once (tens of ms for 200k tokens).
+
+    `words` is the length of a mask, ceil(V/32); `eos_mask` and `text_mask` are int32 [words]: only eos, and everything
+    but eos. `eos` is the id that stands for all of `eos_ids` inside a matcher.
+    """
+
+    llg: LLTokenizer
+    token_bytes: Sequence[bytes]
+    eos_ids: frozenset[int]
+    eos: int
+    size: int
+    words: int
+    eos_mask: Tensor
+    text_mask: Tensor
+    _id_of: dict[bytes, int]
+    _covers: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
+
+    def bytes_of(self, token: int) -> bytes:
+        """Bytes of `token`; empty for ids beyond the known tokens."""
+        return self.token_bytes[token] if 0 <= token < len(self.token_bytes) else b""
+
+    def cover(self, text: bytes) -> tuple[int, ...] | None:
+        """The fewest plain tokens whose bytes are `text` (canonical if as short); None if nothing covers it."""
+        if text not in self._covers:
+            if len(self._covers) > 50_000:
+                self._covers.clear()
+            self._covers[text] = self._cover(text)
+        return self._covers[text]
+
+    def _cover(self, text: bytes) -> tuple[int, ...] | None:
+        fewest = _fewest(text, self._id_of)
+        canonical = self.llg.tokenize_bytes(text)
+        if fewest is None or len(canonical) <= len(fewest):
+            exact = b"".join(map(self.bytes_of, canonical)) == text
+            return tuple(canonical) if exact else fewest
+        return fewest
+
+    def mask_of(self, ids: Sequence[int]) -> Tensor:
+        """int32 [words] that allows exactly `ids`."""
+        mask = torch.zeros(self.words, dtype=torch.int32)
+        for i in ids:
+            mask[i // 32] |= _BITS[i % 32]
+        return mask
+
+
+_BITS = [1 << i if i < 31 else -(1 << 31) for i in range(32)]
+
+
+def _fewest(text: bytes, id_of: dict[bytes, int]) -> tuple[int, ...] | None:
+    n = len(text)
+    cost = [0] + [n + 1] * n
+    last = [0] * (n + 1)
+    for start in range(n):
+        reach = cost[start] + 1
+        if reach > n:
+            continue
+        for end in range(start + 1, min(n, start + LONGEST_TOKEN) + 1):
+            if reach < cost[end] and text[start:end] in id_of:
+                cost[end] = reach
+                last[end] = start
+    if n and cost[n] > n:
+        return None
+    ids: list[int] = []
+    end = n
+    while end:
+        ids.append(id_of[text[last[end] : end]])
+        end = last[end]
+    return tuple(reversed(ids))
+
+
+_vocabularies: WeakKeyDictionary[TokenizerLike, Vocabulary] = WeakKeyDictionary()
+
+
+def vocabulary(tokenizer: TokenizerLike) -> Vocabulary:
+    """The tables of `tokenizer`, cached for its lifetime."""
+    found = _vocabularies.get(tokenizer)
+    if found is None:
+        found = _vocabularies[tokenizer] = _build(tokenizer)
+    return found
+
+
+def _build(tokenizer: TokenizerLike) -> Vocabulary:
+    size, words = tokenizer.vocab_size, (tokenizer.vocab_size + 31) // 32
+    special = set(tokenizer.special_ids.values()) | tokenizer.eos_ids
+    table = tokenizer.token_bytes
+    id_of: dict[bytes, int] = {}
+    for i, raw in enumerate(table):
+        if i not in special and 0 < len(raw) <= LONGEST_TOKEN:
+            id_of.setdefault(raw, i)
+    eos_mask = torch.zeros(words, dtype=torch.int32)
+    text_mask = torch.zeros(words * 32, dtype=torch.bool)
+    text_mask[: len(table)] = True
+    for i in tokenizer.eos_ids:
+        eos_mask[i // 32] |= _BITS[i % 32]
+        text_mask[i] = False
+    return Vocabulary(
+        llg=tokenizer.llg,
+        token_bytes=table,
+        eos_ids=tokenizer.eos_ids,
+        eos=int(tokenizer.llg.eos_token),
+        size=size,
+        words=words,
+        eos_mask=eos_mask,
+        text_mask=_packed(text_mask),
+        _id_of=id_of,
+    )
+
+
+def _packed(bits: Tensor) -> Tensor:
+    weights = torch.tensor(_BITS, dtype=torch.int32)
+    return (bits.view(-1, 32).to(torch.int32) * weights).sum(1, dtype=torch.int32)
+
+
+class _Bytes:
+    eos_token_id = 256
+    bos_token_id = None
+    tokens = (*(bytes([i]) for i in range(256)), b"<end>")
+    special_token_ids = (256,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+@cache
+def byte_tokenizer() -> LLTokenizer:
+    """256 one-byte tokens and an end (id 256): the alphabet of the completion search."""
+    return LLTokenizer(TokenizerWrapper(_Bytes()), slices=[])
