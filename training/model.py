@@ -31,14 +31,16 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """A bias-free product `x Wᵀ` in bfloat16; weight [out, in] float32."""
+    """A bias-free product `x Wᵀ` in `precision`; weight [out, in] float32."""
+
+    precision = torch.bfloat16
 
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * (gain / math.sqrt(inputs)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.bfloat16() @ self.weight.bfloat16().t()
+        return x.to(self.precision) @ self.weight.to(self.precision).t()
 
 
 class Documents:
@@ -63,6 +65,8 @@ class Documents:
 class Lightning(nn.Module):
     """Lightning attention by chunks; see `m1kernels.lightning` for the recurrence."""
 
+    precision = torch.bfloat16
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.heads, self.width = config.num_attention_heads, config.head_dim
@@ -76,7 +80,9 @@ class Lightning(nn.Module):
         gaps = (steps[:, None] - steps[None, :]).clamp(min=0)
         self.register_buffer("decay", torch.exp(-slopes[:, None, None] * gaps).tril(), persistent=False)
         self.register_buffer("query_decay", torch.exp(-slopes[:, None] * (steps + 1))[..., None], persistent=False)
-        self.register_buffer("key_decay", torch.exp(-slopes[:, None] * (CHUNK - 1 - steps))[..., None], persistent=False)
+        self.register_buffer(
+            "key_decay", torch.exp(-slopes[:, None] * (CHUNK - 1 - steps))[..., None], persistent=False
+        )
         self.register_buffer("slopes", slopes, persistent=False)
 
     def forward(self, x: Tensor, docs: Documents) -> Tensor:
@@ -84,11 +90,11 @@ class Lightning(nn.Module):
         n = length // CHUNK
         qkv = F.silu(self.qkv_proj(x).float()).view(batch, n, CHUNK, self.heads, 3 * self.width).transpose(2, 3)
         q, k, v = qkv.split(self.width, dim=-1)  # [B, n, A, C, D]
-        scores = (q.bfloat16() @ k.bfloat16().transpose(-1, -2)).float() * self.decay * docs.within
-        intra = scores.bfloat16() @ v.bfloat16()
-        local = (k * self.key_decay * docs.reaches_end).bfloat16().transpose(-1, -2) @ v.bfloat16()
+        scores = (q.to(self.precision) @ k.to(self.precision).transpose(-1, -2)).float() * self.decay * docs.within
+        intra = scores.to(self.precision) @ v.to(self.precision)
+        local = (k * self.key_decay * docs.reaches_end).to(self.precision).transpose(-1, -2) @ v.to(self.precision)
         states = torch.einsum("bacx,bxade->bcade", self._carry(n) * docs.between, local.float())
-        inter = (q * self.query_decay * docs.from_before).bfloat16() @ states.bfloat16()
+        inter = (q * self.query_decay * docs.from_before).to(self.precision) @ states.to(self.precision)
         out = (intra.float() + inter.float()).transpose(2, 3).reshape(batch, length, -1)
         return self.out_proj(torch.sigmoid(self.output_gate(x).float()) * self.norm(out))
 
@@ -101,6 +107,8 @@ class Lightning(nn.Module):
 
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary position on the first `rotary_dim` dimensions of a head."""
+
+    precision = torch.bfloat16
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -125,7 +133,9 @@ class Attention(nn.Module):
         v = self._split(self.v_proj(x), self.groups)
         repeats = self.heads // self.groups
         k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-        out = F.scaled_dot_product_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), attn_mask=docs.attention)
+        out = F.scaled_dot_product_attention(
+            q.to(self.precision), k.to(self.precision), v.to(self.precision), attn_mask=docs.attention
+        )
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
@@ -150,13 +160,13 @@ class Expert(nn.Module):
 class Experts(nn.Module):
     """Top-k of E experts. All experts are computed and weighted: at this width that is faster than sorting tokens."""
 
+    precision = torch.bfloat16
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.top_k, self.count = config.num_experts_per_tok, config.num_local_experts
         self.gate = nn.Linear(config.hidden_size, self.count, bias=False)
-        self.experts = nn.ModuleList(
-            Expert(config.hidden_size, config.intermediate_size) for _ in range(self.count)
-        )
+        self.experts = nn.ModuleList(Expert(config.hidden_size, config.intermediate_size) for _ in range(self.count))
         self.balance = torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,9 +176,9 @@ class Experts(nn.Module):
         self.balance = self.count * ((weights > 0).float().mean((0, 1)) * shares.mean((0, 1))).sum()
         gate_up = torch.cat([expert.w1.weight for expert in self.experts] + [e.w3.weight for e in self.experts])
         down = torch.cat([expert.w2.weight for expert in self.experts], dim=1)
-        gates, ups = (x.bfloat16() @ gate_up.bfloat16().t()).float().chunk(2, dim=-1)
+        gates, ups = (x.to(self.precision) @ gate_up.to(self.precision).t()).float().chunk(2, dim=-1)
         inner = (F.silu(gates) * ups).unflatten(-1, (self.count, -1)) * weights[..., None]
-        return inner.flatten(-2).bfloat16() @ down.bfloat16().t()
+        return inner.flatten(-2).to(self.precision) @ down.to(self.precision).t()
 
 
 class Layer(nn.Module):
@@ -214,6 +224,12 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.model = Body(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
+
+    def set_precision(self, precision: torch.dtype) -> None:
+        """The dtype of matrix products; bfloat16 unless set."""
+        for module in self.modules():
+            if hasattr(module, "precision"):
+                module.precision = precision
 
     def forward(self, ids: Tensor, documents: Tensor) -> Tensor:
         return self.lm_head(self.model(ids, Documents(documents))).float()

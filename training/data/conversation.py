@@ -34,7 +34,9 @@ class Toolbox:
         self.makers: list[tuple[ToolSpec, object]] = []
         self._add_main(kind, rename)
         while len(self.makers) < count:
-            self._add(rng.choice(("family", "synthetic", "rival", "maths" if rng.random() < 0.3 else "synthetic")), rename)
+            self._add(
+                rng.choice(("family", "synthetic", "rival", "maths" if rng.random() < 0.3 else "synthetic")), rename
+            )
         self.main = len([1 for _ in self.makers[: 2 if kind == "times" else 1]])
         self.specs = tuple(rng.sample([spec for spec, _ in self.makers], len(self.makers)))
 
@@ -65,15 +67,23 @@ class Toolbox:
             spec = families.spec(self.rng, self.words, maker, rename=self.rng.random() < rename)
         else:
             rivals = [other for _, other in self.makers if isinstance(other, synthetic.SyntheticTool)]
-            maker = synthetic.rival(self.rng, self.words, rivals[0]) if kind == "rival" and rivals else synthetic.SyntheticTool(self.rng, self.words)
+            maker = (
+                synthetic.rival(self.rng, self.words, rivals[0])
+                if kind == "rival" and rivals
+                else synthetic.SyntheticTool(self.rng, self.words)
+            )
             spec = maker.spec
-        if spec.name not in {known.name for known, _ in self.makers} and not any(maker is known for _, known in self.makers) and not (
-            maker == "maths" and any(known == "maths" for _, known in self.makers)
+        if (
+            spec.name not in {known.name for known, _ in self.makers}
+            and not any(maker is known for _, known in self.makers)
+            and not (maker == "maths" and any(known == "maths" for _, known in self.makers))
         ):
             self.makers.append((spec, maker))
 
 
-def dialogue(rng: random.Random, *, held_out: bool = False, kind: str = "", turns: int = 0, tools: int = 0, rename: float = 0.3) -> Dialogue:
+def dialogue(
+    rng: random.Random, *, held_out: bool = False, kind: str = "", turns: int = 0, tools: int = 0, rename: float = 0.3
+) -> Dialogue:
     """A random conversation. `kind` of the main tool: maths, times, family or synthetic."""
     words = Words(rng, held_out=held_out)
     kind = kind or rng.choices(("maths", "times", "family", "synthetic"), (30, 7, 25, 38))[0]
@@ -92,15 +102,27 @@ def turn(rng: random.Random, words: Words, box: Toolbox) -> list[Message]:
         return _refusal(rng, words, box)
     if kind < 0.11:
         said, answer = rng.choice(SMALL_TALK)
-        return [UserMessage(command(rng, said) if rng.random() < 0.3 else said.capitalize() + rng.choice(("", "!", "."))), AssistantMessage(answer)]
+        return [
+            UserMessage(command(rng, said) if rng.random() < 0.3 else said.capitalize() + rng.choice(("", "!", "."))),
+            AssistantMessage(answer),
+        ]
     first = box.request()
     if kind < 0.83:
         return [UserMessage(first.said), *_exchange([first]), AssistantMessage(first.answer)]
     second = box.request()
     if kind < 0.94:
-        return [UserMessage(_both(rng, first, second)), *_exchange([first, second]), AssistantMessage(f"{first.answer} {second.answer}")]
+        return [
+            UserMessage(_both(rng, first, second)),
+            *_exchange([first, second]),
+            AssistantMessage(f"{first.answer} {second.answer}"),
+        ]
     said = f"First {_lower(first.said)} Then {_lower(second.said)}"
-    return [UserMessage(said), *_exchange([first]), *_exchange([second]), AssistantMessage(f"{first.answer} {second.answer}")]
+    return [
+        UserMessage(said),
+        *_exchange([first]),
+        *_exchange([second]),
+        AssistantMessage(f"{first.answer} {second.answer}"),
+    ]
 
 
 def _exchange(requests: list[Request]) -> list[Message]:
@@ -112,7 +134,9 @@ def _exchange(requests: list[Request]) -> list[Message]:
 
 def _both(rng: random.Random, first: Request, second: Request) -> str:
     joined = rng.choice(("{} {}", "{} And {}", "{} Also, {}", "{}\n{}"))
-    return joined.format(_ended(first.said), _lower(second.said) if "{} And" in joined or "Also" in joined else _ended(second.said))
+    return joined.format(
+        _ended(first.said), _lower(second.said) if "{} And" in joined or "Also" in joined else _ended(second.said)
+    )
 
 
 def _ended(text: str) -> str:

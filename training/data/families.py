@@ -27,8 +27,12 @@ class Family:
     names: str
     descriptions: tuple[str, ...]
     parameters: tuple[Parameter, ...]
-    asked: tuple[str, ...]  # slots {0}, {1}…; "q:" marks a question; an optional parameter is left out where its slot is missing
-    answers: tuple[str, str]  # how the tool's result looks ("text", "number", "done"), and the answer with {r} and slots
+    asked: tuple[
+        str, ...
+    ]  # slots {0}, {1}…; "q:" marks a question; an optional parameter is left out where its slot is missing
+    answers: tuple[
+        str, str
+    ]  # how the tool's result looks ("text", "number", "done"), and the answer with {r} and slots
 
 
 P = Parameter
@@ -106,7 +110,9 @@ def spec(rng: random.Random, words: Words, family: Family, *, rename: bool = Fal
         properties[name] = _schema(rng, parameter)
     required = [name for name, parameter in zip(properties, family.parameters, strict=True) if not parameter.optional]
     name = _invented_name(rng, words) if rename else _style(rng, _pick(rng, family.names.split(), words.held_out))
-    return ToolSpec(name, rng.choice(family.descriptions), {"type": "object", "properties": properties, "required": required})
+    return ToolSpec(
+        name, rng.choice(family.descriptions), {"type": "object", "properties": properties, "required": required}
+    )
 
 
 def request(rng: random.Random, words: Words, family: Family, tool: ToolSpec) -> Request:
@@ -117,9 +123,15 @@ def request(rng: random.Random, words: Words, family: Family, tool: ToolSpec) ->
     text = template.removeprefix("q:").format(*slots)
     said = question(rng, text) if template.startswith("q:") else command(rng, text)
     names = list(tool.parameters["properties"])
-    arguments = {name: one.argument for i, (name, one) in enumerate(zip(names, drawn, strict=True)) if f"{{{i}}}" in template}
+    arguments = {
+        name: one.argument for i, (name, one) in enumerate(zip(names, drawn, strict=True)) if f"{{{i}}}" in template
+    }
     kind, answer = family.answers
-    result = {"text": _report, "number": lambda r, w: values.decimal(r).said, "done": lambda r, w: r.choice(("ok", "done", "success", "true"))}[kind](rng, words)
+    result = {
+        "text": _report,
+        "number": lambda r, w: values.decimal(r).said,
+        "done": lambda r, w: r.choice(("ok", "done", "success", "true")),
+    }[kind](rng, words)
     return Request(said, tool, arguments, result, answer.format(*slots, r=result))
 
 
@@ -166,7 +178,13 @@ def _unused(words: Words, taken: dict[str, Any]) -> str:
 
 
 def _invented_name(rng: random.Random, words: Words) -> str:
-    return rng.choice((words.invented(), f"{words.invented()}_{words.invented()}", f"{words.invented()}{words.invented().capitalize()}"))
+    return rng.choice(
+        (
+            words.invented(),
+            f"{words.invented()}_{words.invented()}",
+            f"{words.invented()}{words.invented().capitalize()}",
+        )
+    )
 
 
 def _style(rng: random.Random, name: str) -> str:

@@ -84,16 +84,36 @@ def spec(rng: random.Random, words: Words) -> ToolSpec:
     if rng.random() < 0.5:
         return _spec("calculate_math", "Perform mathematical calculations.", "expression", "Mathematical expression to evaluate.",
                      "operation", "Type of mathematical operation.")  # fmt: skip
-    name = rng.choice(("calculator", "maths", "math_tool", "do_math", "compute", "maths__calculate", "symbolic_math", words.invented()))
+    name = rng.choice(
+        (
+            "calculator",
+            "maths",
+            "math_tool",
+            "do_math",
+            "compute",
+            "maths__calculate",
+            "symbolic_math",
+            words.invented(),
+        )
+    )
     first = rng.choice(("expression", "expr", "formula", "input", "term", words.invented()))
     second = rng.choice(("operation", "op", "action", "kind", "task", words.invented()))
     description = rng.choice(("Perform mathematical calculations.", "Do maths.", "Calculate with numbers and formulas.", "Symbolic mathematics.",
                               "Mathematics: algebra and calculus.", "Work out a mathematical expression."))  # fmt: skip
-    shown = rng.choice(("Mathematical expression to evaluate.", "The expression.", "What to calculate with.", "The mathematical expression."))
+    shown = rng.choice(
+        (
+            "Mathematical expression to evaluate.",
+            "The expression.",
+            "What to calculate with.",
+            "The mathematical expression.",
+        )
+    )
     return _spec(name, description, first, shown, second, rng.choice(("Type of mathematical operation.", "The operation.", "What to do with it.")), swap=rng.random() < 0.2)  # fmt: skip
 
 
-def _spec(name: str, description: str, first: str, shown: str, second: str, chosen: str, swap: bool = False) -> ToolSpec:
+def _spec(
+    name: str, description: str, first: str, shown: str, second: str, chosen: str, swap: bool = False
+) -> ToolSpec:
     properties: dict[str, Any] = {
         first: {"type": "string", "description": shown},
         second: {"type": "string", "description": chosen, "enum": list(OPERATIONS)},
@@ -117,7 +137,11 @@ def _ask(rng: random.Random, operation: str) -> tuple[str, str]:
         while SIMPLE.fullmatch(expression := _arithmetic(rng)):
             pass
     elif operation == "solve":
-        expression = _equation(rng, variable) if "root" not in template and "zero" not in template else _polynomial(rng, variable)
+        expression = (
+            _equation(rng, variable)
+            if "root" not in template and "zero" not in template
+            else _polynomial(rng, variable)
+        )
     elif operation == "limit":
         point = rng.choice(("0", "1", "2", "infinity", "-infinity", "oo", str(rng.randint(-9, 9)), "pi", "∞"))
         expression = _formula(rng, variable) + " " + rng.choice(APPROACHES).format(v=variable, p=point)
@@ -126,7 +150,9 @@ def _ask(rng: random.Random, operation: str) -> tuple[str, str]:
     else:
         expression = _formula(rng, variable)
         if operation == "integral" and rng.random() < 0.2:
-            expression += f" from {rng.randint(-5, 3)} to {rng.choice((str(rng.randint(4, 10)), 'pi', 'infinity', '1'))}"
+            expression += (
+                f" from {rng.randint(-5, 3)} to {rng.choice((str(rng.randint(4, 10)), 'pi', 'infinity', '1'))}"
+            )
     return _say(rng, template.format(e=expression, v=variable)), expression
 
 
@@ -165,7 +191,11 @@ def _factor(rng: random.Random) -> str:
 
 def _polynomial(rng: random.Random, v: str, degree: int = 0) -> str:
     degree = degree or rng.choice((1, 2, 2, 2, 3, 3, 4, 5))
-    space, power, times = rng.choice((" ", " ", " ", "")), rng.choice(("^", "^", "^", "**")), rng.choice(("", "", "", "*"))
+    space, power, times = (
+        rng.choice((" ", " ", " ", "")),
+        rng.choice(("^", "^", "^", "**")),
+        rng.choice(("", "", "", "*")),
+    )
     terms: list[str] = []
     for exponent in range(degree, -1, -1):
         if exponent not in (degree, 0) and rng.random() < 0.4:
@@ -195,15 +225,34 @@ def _formula(rng: random.Random, v: str) -> str:
 
 def _atom(rng: random.Random, v: str) -> str:
     kind = rng.random()
-    inner = rng.choice((v, v, v, f"{rng.randint(2, 9)}{v}", f"{v}^2", f"{v} + {rng.randint(1, 9)}", f"{rng.randint(2, 9)}*{v}"))
+    inner = rng.choice(
+        (v, v, v, f"{rng.randint(2, 9)}{v}", f"{v}^2", f"{v} + {rng.randint(1, 9)}", f"{rng.randint(2, 9)}*{v}")
+    )
     if kind < 0.45:
         name = rng.choice(("sin", "cos", "tan", "ln", "log", "exp", "sqrt", "sin", "cos"))
         return f"{rng.choice(('', '', str(rng.randint(2, 9))))}{name}({inner})"
     if kind < 0.6:
-        return rng.choice((f"e^{v}", f"{v}^{rng.randint(2, 9)}", f"e^({rng.randint(2, 9)}{v})", f"e^(-{v})", f"1/{v}", f"{rng.randint(2, 9)}^{v}"))
+        return rng.choice(
+            (
+                f"e^{v}",
+                f"{v}^{rng.randint(2, 9)}",
+                f"e^({rng.randint(2, 9)}{v})",
+                f"e^(-{v})",
+                f"1/{v}",
+                f"{rng.randint(2, 9)}^{v}",
+            )
+        )
     if kind < 0.8:
         return f"({_polynomial(rng, v, rng.choice((1, 1, 2)))}){rng.choice(('', '', '^2', '^3'))}"
-    return rng.choice((v, str(rng.randint(1, 20)), f"{rng.randint(2, 20)}{v}", f"{v}^2", f"{rng.randint(2, 9)}{v}^{rng.randint(2, 6)}"))
+    return rng.choice(
+        (
+            v,
+            str(rng.randint(1, 20)),
+            f"{rng.randint(2, 20)}{v}",
+            f"{v}^2",
+            f"{rng.randint(2, 9)}{v}^{rng.randint(2, 6)}",
+        )
+    )
 
 
 def _equation(rng: random.Random, v: str) -> str:

@@ -87,16 +87,26 @@ class SyntheticTool:
         """The parameters in one of the ways people name them."""
         rng, style = self.rng, self.rng.random()
         texts = {name: drawn[name] for name in names if self.kinds[name] != "boolean"}
-        flags = [(" with " if drawn[n].argument else " without ") + _spoken(n) for n in names if self.kinds[n] == "boolean"]
+        flags = [
+            (" with " if drawn[n].argument else " without ") + _spoken(n) for n in names if self.kinds[n] == "boolean"
+        ]
         if len(texts) == 1 and style < 0.35 and isinstance(next(iter(texts.values())).argument, str):
-            return f"{rng.choice((' for ', ' ', ' of ', ' called ', ': '))}{next(iter(texts.values())).said}" + "".join(flags)
+            return f"{rng.choice((' for ', ' ', ' of ', ' called ', ': '))}{next(iter(texts.values())).said}" + "".join(
+                flags
+            )
         pairs = [(_spoken(name), one.said) for name, one in texts.items()]
         if style < 0.5:
             said = _join(rng, [f"{name} {value}" for name, value in pairs], rng.choice((" with ", " for ", " with ")))
         elif style < 0.65:
             said = _join(rng, [f"{name} is {value}" for name, value in pairs], " where ")
         elif style < 0.8:
-            said = rng.choice((" ({})", ", {}", " - {}", ". {}")).format(", ".join(f"{name}: {value}" for name, value in pairs)) if pairs else ""
+            said = (
+                rng.choice((" ({})", ", {}", " - {}", ". {}")).format(
+                    ", ".join(f"{name}: {value}" for name, value in pairs)
+                )
+                if pairs
+                else ""
+            )
         elif style < 0.9:
             said = _join(rng, [f"{value} as the {name}" for name, value in pairs], " using ")
         else:
@@ -116,11 +126,27 @@ class SyntheticTool:
             return f"{self.words.noun()}__{verb}_{noun}"
         if style < 0.75:
             return f"{noun}-{verb}"
-        return rng.choice((self.words.invented(), f"{self.words.invented()}_{self.words.invented()}", f"{self.words.invented()}{rng.randint(1, 99)}"))
+        return rng.choice(
+            (
+                self.words.invented(),
+                f"{self.words.invented()}_{self.words.invented()}",
+                f"{self.words.invented()}{rng.randint(1, 99)}",
+            )
+        )
 
     def _description(self) -> str:
         text = f"{self.verb.capitalize()} {self.rng.choice(('the ', 'a ', ''))}{self.noun}"
-        return text + self.rng.choice((".", ".", ".", "", " for the user.", " in the system.", f" by {_spoken(next(iter(self.kinds)))}." if self.kinds else "."))
+        return text + self.rng.choice(
+            (
+                ".",
+                ".",
+                ".",
+                "",
+                " for the user.",
+                " in the system.",
+                f" by {_spoken(next(iter(self.kinds)))}." if self.kinds else ".",
+            )
+        )
 
     def _parameters(self) -> dict[str, Any]:
         properties = {name: self._property(name) for name in self.kinds}
@@ -131,9 +157,16 @@ class SyntheticTool:
         schema = families.json_type(self.rng, self.kinds[name])
         if self.rng.random() < 0.7:
             spoken = _spoken(name)
-            schema["description"] = self.rng.choice((f"The {spoken}.", f"{spoken.capitalize()}.", f"{spoken.capitalize()} of the {self.noun}.", f"The {spoken} to use."))
+            schema["description"] = self.rng.choice(
+                (
+                    f"The {spoken}.",
+                    f"{spoken.capitalize()}.",
+                    f"{spoken.capitalize()} of the {self.noun}.",
+                    f"The {spoken} to use.",
+                )
+            )
         if self.rng.random() < 0.05 and schema["type"] == "integer":
-            schema |= {"minimum": self.rng.choice((0, 1)), "maximum": 10**self.rng.randint(4, 6)}
+            schema |= {"minimum": self.rng.choice((0, 1)), "maximum": 10 ** self.rng.randint(4, 6)}
         return schema
 
 
@@ -152,7 +185,10 @@ def outcome(rng: random.Random, words: Words) -> tuple[str, str]:
         result = rng.choice(("ok", "done", "success"))
         return result, "Done."
     if kind < 0.35:
-        fields = {words.any_word(): rng.choice((values.code(rng).said, words.any_word(), rng.randint(0, 999))) for _ in range(rng.randint(1, 3))}
+        fields = {
+            words.any_word(): rng.choice((values.code(rng).said, words.any_word(), rng.randint(0, 999)))
+            for _ in range(rng.randint(1, 3))
+        }
         shown = ", ".join(f"{name} {value}" for name, value in fields.items())
         return canonical_json(fields), f"The result is {shown}."
     if kind < 0.45:

@@ -36,7 +36,11 @@ def specs(rng: random.Random) -> tuple[ToolSpec, ToolSpec]:
     prefix = rng.choice(("time__", "time__", "clock__", ""))
     now = ToolSpec(prefix + "get_current_time", "Get current time in a specific timezone", {
         "type": "object", "properties": {"timezone": {"type": "string", "description": HINT.format("")}}, "required": ["timezone"]})  # fmt: skip
-    names = {"source_timezone": "Source " + HINT.format("source "), "time": "Time to convert in 24-hour format (HH:MM)", "target_timezone": TARGET_HINT}
+    names = {
+        "source_timezone": "Source " + HINT.format("source "),
+        "time": "Time to convert in 24-hour format (HH:MM)",
+        "target_timezone": TARGET_HINT,
+    }
     properties = {name: {"type": "string", "description": text} for name, text in names.items()}
     convert = ToolSpec(prefix + "convert_time", "Convert time between timezones", {
         "type": "object", "properties": properties, "required": list(properties)})  # fmt: skip
@@ -50,11 +54,19 @@ def request(rng: random.Random, words: Words, tools: tuple[ToolSpec, ToolSpec]) 
     if rng.random() < 0.65:
         moment = _moment(rng, zone)
         answer = f"It is {moment['datetime'][11:16]} in {zone}."
-        return Request(question(rng, rng.choice(NOW).format(p=place)), now, {"timezone": zone}, canonical_json(moment), answer)
+        return Request(
+            question(rng, rng.choice(NOW).format(p=place)), now, {"timezone": zone}, canonical_json(moment), answer
+        )
     other, other_zone = _place(rng, words)
     clock = f"{rng.randint(0, 23):02d}:{rng.choice(('00', '30', '15', '45', f'{rng.randint(0, 59):02d}'))}"
     source, target = _moment(rng, zone), _moment(rng, other_zone)
-    result = canonical_json({"source": source, "target": target, "time_difference": f"{rng.choice('+-')}{rng.randint(0, 12)}.{rng.choice('005')}h"})
+    result = canonical_json(
+        {
+            "source": source,
+            "target": target,
+            "time_difference": f"{rng.choice('+-')}{rng.randint(0, 12)}.{rng.choice('005')}h",
+        }
+    )
     arguments = {"source_timezone": zone, "time": clock, "target_timezone": other_zone}
     said = question(rng, rng.choice(CONVERT).format(t=clock, a=place, b=other))
     return Request(said, convert, arguments, result, f"It is {target['datetime'][11:16]} in {other_zone}.")
@@ -72,4 +84,9 @@ def _moment(rng: random.Random, zone: str) -> dict[str, str | bool]:
     date = f"{rng.randint(2024, 2032)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
     clock = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}:{rng.randint(0, 59):02d}"
     shift = f"{rng.choice('+-')}{rng.randint(0, 12):02d}:{rng.choice(('00', '00', '30'))}"
-    return {"timezone": zone, "datetime": f"{date}T{clock}{shift}", "day_of_week": rng.choice(DAYS), "is_dst": rng.random() < 0.5}
+    return {
+        "timezone": zone,
+        "datetime": f"{date}T{clock}{shift}",
+        "day_of_week": rng.choice(DAYS),
+        "is_dst": rng.random() < 0.5,
+    }

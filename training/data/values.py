@@ -43,7 +43,9 @@ def date(rng: random.Random) -> Value:
         return same(f"{year}-{month:02d}-{day:02d}")
     if style < 0.7:
         return same(f"{MONTHS[month - 1]} {day}")
-    return same(rng.choice((rng.choice(DAYS), "tomorrow", "today", f"next {rng.choice(DAYS)}", f"{day}/{month}/{year}")))
+    return same(
+        rng.choice((rng.choice(DAYS), "tomorrow", "today", f"next {rng.choice(DAYS)}", f"{day}/{month}/{year}"))
+    )
 
 
 def clock(rng: random.Random) -> Value:
@@ -60,7 +62,9 @@ def code(rng: random.Random) -> Value:
 
 def email(rng: random.Random, words: Words) -> Value:
     name = words.first_name().lower()
-    return same(f"{name}{rng.choice(('', '.' + words.last_name().lower()))}@{words.any_word()}.{rng.choice(('com', 'org', 'net', 'io'))}")
+    return same(
+        f"{name}{rng.choice(('', '.' + words.last_name().lower()))}@{words.any_word()}.{rng.choice(('com', 'org', 'net', 'io'))}"
+    )
 
 
 def file_name(rng: random.Random, words: Words) -> Value:
