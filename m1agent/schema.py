@@ -21,6 +21,8 @@ from m1agent.messages import JsonSchema, ToolSpec
 
 # Readers meet a parameter's type and meaning before its details; servers differ in key order between protocol versions.
 KEYWORD_ORDER = ("type", "description", "enum", "const", "format", "default", "items", "properties", "required")
+LITERAL = frozenset({"enum", "const", "default", "required", "examples"})
+DEFINITIONS = "#/$defs/"
 DROPPED = frozenset({"title", "$schema"})
 REFUSED_KINDS = {
     inspect.Parameter.POSITIONAL_ONLY: "positional-only",
@@ -57,7 +59,7 @@ def _is_shown(keyword: str, value: Any) -> bool:
 
 
 def _canonical_value(keyword: str, value: Any) -> Any:
-    if keyword in ("enum", "const", "default", "required", "examples"):
+    if keyword in LITERAL:
         return value
     if keyword in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"):
         named = cast("dict[str, Any]", value)
@@ -80,6 +82,7 @@ class FunctionParameters:
     schema: JsonSchema
     description: str
     model: type[BaseModel]
+    names: tuple[str, ...]
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Python keyword arguments of a JSON object, defaults filled in.
@@ -88,27 +91,53 @@ class FunctionParameters:
             pydantic.ValidationError: the arguments do not fit.
         """
         values = self.model.model_validate(dict(arguments))
-        return {str(info.alias): getattr(values, field) for field, info in self.model.model_fields.items()}
+        return {name: getattr(values, field) for name, field in zip(self.names, self.model.model_fields, strict=True)}
 
 
 def function_parameters(function: Callable[..., Any]) -> FunctionParameters:
     """The parameters of a function, from its signature, its annotations and its Google-style docstring.
+
+    `Annotated[str, Field(alias="from")]` gives the model a name that Python cannot.
 
     Raises:
         ToolDefinitionError: a parameter is positional-only, variadic, not annotated, or of a type JSON cannot hold.
     """
     doc = parse_docstring(inspect.getdoc(function))
     fields: dict[str, Any] = {}
+    names: list[str] = []
     # Fields are numbered and the names are aliases, so that `from`, `json` or `model_config` are names like any other.
     for number, (parameter, annotation) in enumerate(_annotated(function)):
         fields[f"p{number}"] = _field(parameter, annotation, doc.parameters.get(parameter.name))
+        names.append(parameter.name)
     try:
         model = create_model(function_name(function), **fields)
         schema = model.model_json_schema(schema_generator=_QuietSchema)
     except (PydanticUserError, PydanticSchemaGenerationError, TypeError, ValueError) as error:
         raise _culprit(function) or ToolDefinitionError(f"{function_name(function)}: {_first_line(error)}") from error
     schema.pop("description", None)
-    return FunctionParameters(canonical_schema(schema), doc.description, model)
+    return FunctionParameters(canonical_schema(inlined(schema)), doc.description, model, tuple(names))
+
+
+def inlined(schema: JsonSchema) -> JsonSchema:
+    """`schema` with every definition that is used once put where it is used; the others stay in `$defs`."""
+    definitions = cast("dict[str, JsonSchema]", schema.get("$defs", {}))
+    text = json.dumps(schema)
+    once = {DEFINITIONS + name: part for name, part in definitions.items() if text.count(f'"{DEFINITIONS}{name}"') == 1}
+    kept = {name: part for name, part in definitions.items() if DEFINITIONS + name not in once}
+    bare = {key: value for key, value in schema.items() if key != "$defs"}
+    return _with_definitions({**bare, "$defs": kept} if kept else bare, once)
+
+
+def _with_definitions(value: Any, definitions: Mapping[str, JsonSchema]) -> Any:
+    if isinstance(value, list):
+        return [_with_definitions(item, definitions) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    part = cast("JsonSchema", value)
+    reference = part.get("$ref")
+    if isinstance(reference, str) and reference in definitions:
+        part = definitions[reference] | {key: item for key, item in part.items() if key != "$ref"}
+    return {key: item if key in LITERAL else _with_definitions(item, definitions) for key, item in part.items()}
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -146,15 +175,13 @@ def _remedy(parameter: str) -> str:
 
 
 def _field(parameter: inspect.Parameter, annotation: Any, description: str | None) -> tuple[Any, Any]:
-    if description is None or _is_described(annotation):
-        info = Field(alias=parameter.name, validation_alias=parameter.name)
+    given = [item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, FieldInfo)]
+    name = next((item.alias for item in given if item.alias), parameter.name)
+    if description is None or any(item.description for item in given):
+        info = Field(alias=name, validation_alias=name)
     else:
-        info = Field(alias=parameter.name, validation_alias=parameter.name, description=description)
+        info = Field(alias=name, validation_alias=name, description=description)
     return Annotated[annotation, info], ... if parameter.default is parameter.empty else parameter.default
-
-
-def _is_described(annotation: Any) -> bool:
-    return any(isinstance(item, FieldInfo) and item.description for item in getattr(annotation, "__metadata__", ()))
 
 
 def _culprit(function: Callable[..., Any]) -> ToolDefinitionError | None:
