@@ -13,8 +13,9 @@ for M1's slowest heads, would compound to 1e-4 over the tens of thousands of tok
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -160,99 +161,111 @@ def _prefill_reference(
     block: int,
 ) -> LightningOutput:
     q, k, v, slopes, initial_state = (x.float() for x in (q, k, v, slopes, initial_state))
-    states: list[Tensor] = list(initial_state.unbind(0))
-    outputs: list[Tensor] = [q[:0]] * len(states)
-    exported: dict[int, Tensor] = {}
-    single = [n for n, (a, b) in enumerate(pairwise(bounds)) if b - a == 1]
-    if single:
-        _single_tokens(q, k, v, slopes, bounds, initial_state, single, outputs, states)
-        exported.update((bounds[n], states[n]) for n in single)
+    walk = _Walk(q, k, v, slopes, bounds, block, sorted(set(export)), list(initial_state.unbind(0)))
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
     for n, (a, b) in enumerate(pairwise(bounds)):
-        if b - a < 2:
-            continue
-        wanted = sorted({e - a for e in export if a <= e < b})
-        sequence = _Sequence(slopes, states[n], wanted, block)
-        outputs[n] = sequence.run(q[a:b], k[a:b], v[a:b])
-        states[n] = sequence.state
-        exported.update((a + e, state) for e, state in sequence.exported.items())
+        by_length[b - a].append(n)
+    for length, members in by_length.items():
+        if 0 < length <= block:
+            walk.together(members, length)
+        elif length:
+            for n in members:
+                walk.alone(n)
     empty = initial_state.new_zeros(0, *initial_state.shape[1:])
     return LightningOutput(
-        o=torch.cat(outputs) if outputs else q,
-        state=torch.stack(states) if states else empty,
-        exported=torch.stack([exported[e] for e in export]) if len(export) else empty,
+        o=torch.cat([walk.outputs[a] for a in sorted(walk.outputs)]) if walk.outputs else q,
+        state=torch.stack(walk.states) if walk.states else empty,
+        exported=torch.stack([walk.exported[e] for e in export]) if len(export) else empty,
     )
 
 
-def _single_tokens(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slopes: Tensor,
-    bounds: list[int],
-    initial_state: Tensor,
-    single: list[int],
-    outputs: list[Tensor],
-    states: list[Tensor],
-) -> None:
-    rows = torch.tensor([bounds[n] for n in single], device=q.device)
-    before = initial_state[torch.tensor(single, device=q.device)]
-    update = k[rows][..., :, None] * v[rows][..., None, :]
-    state = torch.addcmul(before + update, _fading(slopes, 1), before)
-    o = q[rows][..., None, :] @ state
-    for i, n in enumerate(single):
-        outputs[n], states[n] = o[i].transpose(0, 1), state[i]
+@dataclass(slots=True)
+class _Walk:
+    """The packed sequences' way through the layer; `states` are the sequences' current ones."""
 
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    slopes: Tensor
+    bounds: list[int]
+    block: int
+    wanted: list[int]
+    states: list[Tensor]
+    outputs: dict[int, Tensor] = field(default_factory=dict[int, Tensor])  # by the first token of the piece
+    exported: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
-class _Sequence:
-    """One sequence's walk over its blocks: full blocks in spans, then the shorter last block."""
+    def together(self, members: list[int], m: int) -> None:
+        """Sequences of one length that fit a block each: all at once, as a mixed batch's single tokens want."""
+        starts = [self.bounds[n] for n in members]
+        if members == list(range(members[0], members[0] + len(members))):
+            runs = self._runs(starts[0], starts[-1] + m, m)
+        else:
+            rows = torch.tensor(starts, device=self.q.device)[:, None] + torch.arange(m, device=self.q.device)
+            runs = _Runs(self.q[rows], self.k[rows], self.v[rows], self.slopes)
+        befores = torch.stack([self.states[n] for n in members])
+        afters = torch.addcmul(befores + runs.updates, _fading(self.slopes, m), befores)
+        o = runs.outputs(befores)
+        for i, n in enumerate(members):
+            self.outputs[starts[i]], self.states[n] = o[i], afters[i]
+        self._export(runs, befores, starts)
 
-    def __init__(self, slopes: Tensor, state: Tensor, wanted: list[int], block: int) -> None:
-        self.slopes = slopes
-        self.state = state
-        self.wanted = wanted
-        self.block = block
-        self.exported: dict[int, Tensor] = {}
-
-    def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v: [T, A, D] fp32; returns o [T, A, D]."""
-        tokens = q.shape[0]
-        full = tokens - tokens % self.block
-        edges = [*range(0, full, self.block * _SPAN), full, tokens]
-        parts: list[Tensor] = []
-        for a, b in pairwise(edges):
+    def alone(self, n: int) -> None:
+        """One long sequence: its full blocks in spans, then the shorter last block."""
+        start, end = self.bounds[n], self.bounds[n + 1]
+        full = end - (end - start) % self.block
+        for a, b in pairwise([*range(start, full, self.block * _SPAN), full, end]):
             if a < b:
-                parts.append(self._span(q[a:b], k[a:b], v[a:b], a, min(self.block, b - a)))
-        return torch.cat(parts)
+                m = min(self.block, b - a)
+                runs = self._runs(a, b, m)
+                befores = self._advance(n, runs.updates, _fading(self.slopes, m))
+                self.outputs[a] = runs.outputs(befores).flatten(0, 1)
+                self._export(runs, befores, range(a, b, m))
 
-    def _span(self, q: Tensor, k: Tensor, v: Tensor, start: int, m: int) -> Tensor:
-        tokens, heads, dim = q.shape
-        qb, kb, vb = (x.reshape(-1, m, heads, dim).transpose(1, 2).contiguous() for x in (q, k, v))  # [blocks, A, m, D]
-        i = torch.arange(m, device=q.device, dtype=torch.float32)
-        key_decay = _decay(self.slopes, m - 1 - i)
-        updates = (kb * key_decay[..., None]).transpose(2, 3) @ vb
-        befores = self._advance(updates, _fading(self.slopes, m))
-        self._export(kb, vb, befores, start, m)
-        distance = i[:, None] - i[None, :]
-        scores = (qb @ kb.transpose(2, 3)) * _decay(self.slopes, distance).tril()
-        o = scores @ vb + (qb * _decay(self.slopes, i + 1)[..., None]) @ befores
-        return o.transpose(1, 2).reshape(tokens, heads, dim)
+    def _runs(self, start: int, end: int, m: int) -> _Runs:
+        q, k, v = (x[start:end].reshape(-1, m, *x.shape[1:]) for x in (self.q, self.k, self.v))
+        return _Runs(q, k, v, self.slopes)
 
-    def _advance(self, updates: Tensor, fading: Tensor) -> Tensor:
+    def _advance(self, n: int, updates: Tensor, fading: Tensor) -> Tensor:
         befores: list[Tensor] = []
+        state = self.states[n]
         for update in updates.unbind(0):
-            befores.append(self.state)
-            self.state = torch.addcmul(self.state + update, fading, self.state)
+            befores.append(state)
+            state = torch.addcmul(state + update, fading, state)
+        self.states[n] = state
         return torch.stack(befores)
 
-    def _export(self, kb: Tensor, vb: Tensor, befores: Tensor, start: int, m: int) -> None:
+    def _export(self, runs: _Runs, befores: Tensor, starts: Sequence[int]) -> None:
         for e in self.wanted:
-            b, last = divmod(e - start, m)
-            if not 0 <= b < len(befores):
-                continue
-            back = torch.arange(last, -1, -1, device=kb.device, dtype=torch.float32)
-            keys = kb[b, :, : last + 1] * _decay(self.slopes, back)[..., None]
-            update = keys.transpose(1, 2) @ vb[b, :, : last + 1]
-            self.exported[e] = torch.addcmul(befores[b] + update, _fading(self.slopes, last + 1), befores[b])
+            for i, start in enumerate(starts):
+                if start <= e < start + runs.m:
+                    self.exported[e] = runs.after(i, e - start, befores[i])
+
+
+class _Runs:
+    """R runs of m consecutive tokens each, and what they make of the states before them."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor) -> None:
+        """q, k, v: [R, m, A, D] fp32."""
+        self.q, self.k, self.v = (x.transpose(1, 2).contiguous() for x in (q, k, v))  # [R, A, m, D]
+        self.slopes = slopes
+        self.m = q.shape[1]
+        self.position = torch.arange(self.m, device=q.device, dtype=torch.float32)
+        key_decay = _decay(slopes, self.m - 1 - self.position)
+        self.updates = (self.k * key_decay[..., None]).transpose(2, 3) @ self.v  # [R, A, D, D]
+
+    def outputs(self, befores: Tensor) -> Tensor:
+        """befores: [R, A, D, D], the states before the runs; returns o [R, m, A, D]."""
+        distance = self.position[:, None] - self.position
+        scores = (self.q @ self.k.transpose(2, 3)) * _decay(self.slopes, distance).tril()
+        o = scores @ self.v + (self.q * _decay(self.slopes, self.position + 1)[..., None]) @ befores
+        return o.transpose(1, 2)
+
+    def after(self, run: int, last: int, before: Tensor) -> Tensor:
+        """The state [A, D, D] after token `last` of one run."""
+        back = last - self.position[: last + 1]
+        keys = self.k[run, :, : last + 1] * _decay(self.slopes, back)[..., None]
+        update = keys.transpose(1, 2) @ self.v[run, :, : last + 1]
+        return torch.addcmul(before + update, _fading(self.slopes, last + 1), before)
 
 
 def _decay(slopes: Tensor, distance: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 
 import triton
-from m1kernels import lightning_triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from m1kernels import lightning_triton
 
 FP32 = {"slope_ptr", "init_ptr", "o_ptr", "state_ptr", "states_ptr", "export_ptr"}
 INPUTS = {"q_ptr", "k_ptr", "v_ptr"}

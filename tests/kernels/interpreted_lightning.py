@@ -9,6 +9,7 @@ import json
 
 import torch
 from conftest import error, packed
+
 from m1kernels import lightning_triton
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m1kernels import decay_slopes, lightning_decode, lightning_prefill
 from torch.testing import assert_close
+
+from m1kernels import decay_slopes, lightning_decode, lightning_prefill
 
 GOLDEN = {  # layer: slopes of heads 0, 1, 31, 63 of 64, in 80 layers
     0: (0.91701321, 0.84090482, 0.06250063, 0.00390629),

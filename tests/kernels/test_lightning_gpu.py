@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from m1kernels import lightning_decode, lightning_prefill
 
 pytestmark = [

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m1kernels import grouped_experts, route
 from torch.nn import functional as F
 from torch.testing import assert_close
+
+from m1kernels import grouped_experts, route
 
 
 def layer(tokens, experts, hidden, inner, top_k=2, dtype=torch.float32):

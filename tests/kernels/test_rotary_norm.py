@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.testing import assert_close
+
 from m1kernels import apply_rotary, rms_norm, rms_norm_gate
 from m1kernels.rotary import inverse_frequencies
-from torch.testing import assert_close
 
 
 def test_inverse_frequencies_of_minimax_m1():

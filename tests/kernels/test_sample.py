@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from m1kernels import apply_mask, apply_repetition_penalty, sample
 from torch.testing import assert_close
+
+from m1kernels import apply_mask, apply_repetition_penalty, sample
 
 
 def bitmask(allowed, vocab):
