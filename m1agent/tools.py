@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import anyio.to_thread
 from pydantic import ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_json
 
 from m1agent.errors import InvalidArguments, SchemaError, ToolDefinitionError, ToolsetNotFound
 from m1agent.messages import JsonSchema, ToolSpec
@@ -271,7 +271,7 @@ def render_result(value: Any) -> str:
     if value is None:
         return NOTHING
     try:
-        return canonical_json(to_jsonable_python(value, by_alias=True, inf_nan_mode="strings"))
+        return canonical_json(from_json(to_json(value, by_alias=True, inf_nan_mode="strings")))
     except ValueError as error:
         raise TypeError(
             f"a tool returned a {type(value).__name__}, which has no JSON form; return text or JSON values"

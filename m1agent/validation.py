@@ -26,8 +26,9 @@ from referencing.jsonschema import DRAFT202012, specification_with
 from m1agent.errors import SchemaError
 from m1agent.messages import JsonSchema
 
-SHOWN = 32
-LISTED = 64
+SHOWN = 24
+LISTED = 48
+PATH = 36
 PROBLEMS = 8
 ROUNDS = 6
 
@@ -106,7 +107,7 @@ def shown(value: Any, limit: int = SHOWN) -> str:
 def dotted(path: Sequence[str | int]) -> str:
     """`("filters", 0, "name")` as `filters[0].name`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    return text if len(text) <= LISTED else "..." + text[3 - LISTED :]
+    return text if len(text) <= PATH else "..." + text[3 - PATH :]
 
 
 def close_match(word: Any, known: Iterable[Any]) -> str:
@@ -247,7 +248,7 @@ def _converted(value: Any, kind: Any) -> _Value | None:
 
 
 def _read_number(text: str) -> _Value | None:
-    if not re.fullmatch(r"-?\d{1,17}(\.\d{1,17})?([eE][+-]?\d{1,2})?", text):
+    if not re.fullmatch(r"-?[0-9]{1,17}(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?", text):
         return None
     return _Value(float(text) if re.search(r"[.eE]", text) else int(text))
 
@@ -340,6 +341,7 @@ PHRASES = {
     "pattern": "text matching {}",
     "anyOf": "one of the allowed forms",
     "oneOf": "exactly one of the allowed forms",
+    "None": "no value at this place",
 }
 
 
