@@ -70,6 +70,7 @@ _VERBS: dict[Operation, re.Pattern[str]] = {
 _RESPECT = re.compile(rf"[,\s]*\b(?:with respect to|w\.?r\.?t\.?|in terms of)\s+{_VARIABLE}(?=\s|,|$)", re.IGNORECASE)
 _AT = re.compile(r"[,\s]+(?:at|when|where|if|given|with|for)\s+([A-Za-z]\w{0,8}\s*=.*)$", re.IGNORECASE)
 _FOR = re.compile(rf"[,\s]+(?:solve\s+)?for\s+{_VARIABLE}(?:\s*(?:,|and|,)\s*{_VARIABLE})*\s*$", re.IGNORECASE)
+_SOLVE_FOR = re.compile(rf"^\s*solve\s+for\s+{_VARIABLE}\s*[:,]\s*(.+)$", re.IGNORECASE)
 _FUNCTION_HEAD = re.compile(r"^\s*(?:[fgh]\s*'*\s*\(\s*[a-z]\s*\)|y)\s*=(?!=)\s*", re.IGNORECASE)
 _ORDERS = {"first": 1, "second": 2, "third": 3, "fourth": 4}
 
@@ -92,6 +93,7 @@ def read(expression: str, operation: str) -> Problem:
 
 
 def _strip(text: str) -> str:
+    text = _SOLVE_FOR.sub(r"\2 for \1", text)
     text = re.sub(r"[?.\s:]+$", "", text)
     while (shorter := _FILLER.sub("", text, count=1)) != text:
         text = shorter
