@@ -30,7 +30,7 @@ from m1runtime.memory import plan_memory
 from m1runtime.model import Model
 from m1runtime.sampling import SamplingParams
 from m1runtime.sequence import SequenceState
-from m1runtime.session import Session
+from m1runtime.session import Session, token_ids
 from m1runtime.session_file import load_sequence
 from m1runtime.tokenizer import END_OF_SENTENCE, Tokenizer
 
@@ -63,6 +63,7 @@ class EngineStats:
     sessions: int
     weight_bytes: int
     state_bytes: int
+    snapshot_bytes: int  # of rewind points
     kv_bytes: int
 
 
@@ -133,8 +134,7 @@ class Engine:
 
     def score(self, ids: Sequence[int]) -> Tensor:
         """fp32 logits [len(ids), V] after every token, computed afresh. Raises SessionError for bad ids."""
-        self._check_ids(ids)
-        return self._executor.score(ids)
+        return self._executor.score(self._check_ids(ids))
 
     def generate(
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, grammar: Grammar | None = None
@@ -157,15 +157,11 @@ class Engine:
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, grammar: Grammar | None = None) -> Stream:
         """One reply as it grows; its last chunk carries the completion."""
-        session = self.session(prompt)
-        return session.stream(params, grammar)
+        return self._session(prompt, keep=0).stream(params, grammar)
 
     def session(self, ids: Prompt = (), *, progress: Progress | None = None) -> Session:
         """A session over `ids`, computed right away."""
-        sequence = self._executor.admit(keep=self._snapshots)
-        session = Session(self._executor, self._vocabulary, self._start_grammar, sequence)
-        session.append(self._ids(ids), progress=progress)
-        return session
+        return self._session(ids, keep=self._snapshots, progress=progress)
 
     def load_session(self, path: str | Path) -> Session:
         """A session saved by `Session.save`. Raises SessionFileError when it is damaged or of another model."""
@@ -182,9 +178,10 @@ class Engine:
             tokens_recomputed=dict(c.recomputed),
             tokens_generated=c.generated,
             tokens_forced=c.forced,
-            sessions=e.live,
+            sessions=len(e.live),
             weight_bytes=e.model.bytes,
             state_bytes=e.states.used * e.states.bytes_per_slot,
+            snapshot_bytes=e.snapshot_bytes,
             kv_bytes=e.pages.used * e.pages.bytes_per_page,
         )
 
@@ -203,11 +200,16 @@ class Engine:
             raise TokenizerError("a text prompt needs a tokenizer, and this checkpoint has none; pass token ids")
         return self.tokenizer.encode(prompt)
 
+    def _session(self, prompt: Prompt, *, keep: int, progress: Progress | None = None) -> Session:
+        sequence = self._executor.admit(keep=keep)
+        session = Session(self._executor, self._vocabulary, self._start_grammar, sequence)
+        session.append(self._ids(prompt), progress=progress)
+        return session
+
     def _start(self, prompt: Prompt) -> SequenceState:
-        ids = self._ids(prompt)
-        self._check_ids(ids)
+        ids = self._check_ids(self._ids(prompt))
         sequence = self._executor.admit(keep=0)
-        sequence.tokens = list(ids)
+        sequence.tokens = ids
         return sequence
 
     def _generation(self, sequence: SequenceState, params: SamplingParams, grammar: Grammar | None) -> Generation:
@@ -219,12 +221,11 @@ class Engine:
             raise TokenizerError("a grammar needs a tokenizer, and this checkpoint has none")
         return grammar.start(self.tokenizer, max_new_tokens=params.max_new_tokens)
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        if not ids:
+    def _check_ids(self, ids: Sequence[int]) -> list[int]:
+        checked = token_ids(ids, self.config.vocab_size)
+        if not checked:
             raise SessionError("a prompt needs at least one token")
-        for token in ids:
-            if not 0 <= token < self.config.vocab_size:
-                raise SessionError(f"token {token} is outside the vocabulary of {self.config.vocab_size}")
+        return checked
 
 
 def _resolve(path_or_name: str | Path) -> Path:

@@ -59,19 +59,20 @@ class Executor:
         self.states = StatePool(model.config, device=device)
         self.pages = PagePool(model.config, device=device, dtype=dtype, page_size=page_size)
         self.counters = Counters()
-        self.live = 0
+        self.live: set[SequenceState] = set()
         self._lock = threading.RLock()
 
     def admit(self, *, keep: int) -> SequenceState:
         """An empty sequence; `keep` unpinned snapshots are kept of it."""
         with self._lock, torch.inference_mode():
-            self.live += 1
-            return SequenceState(slot=self.states.admit(), keep=keep)
+            sequence = SequenceState(slot=self.states.admit(), keep=keep)
+            self.live.add(sequence)
+            return sequence
 
     def release(self, sequence: SequenceState) -> None:
         """Frees a sequence's slot and pages."""
         with self._lock:
-            self.live -= 1
+            self.live.discard(sequence)
             self.states.release(sequence.slot)
             self.pages.release(sequence.table)
             sequence.table = []
@@ -100,9 +101,15 @@ class Executor:
                     output = self._forward(spans, every_row=True)
                     parts.append(output.logits)
                     self._count(spans[0])
-                return torch.cat(parts)
+                return torch.cat(parts)  # outside inference mode: an ordinary tensor
             finally:
                 self.release(sequence)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of all kept snapshots; what forks share counts once."""
+        states = {id(s.state): s for sequence in self.live for s in sequence.snapshots.values()}
+        return sum(4 * (s.state.numel() + s.logits.numel()) for s in states.values())
 
     def snapshot(self, sequence: SequenceState, *, pinned: bool) -> None:
         """Keeps a snapshot at the sequence's end: now, or as soon as its pending tokens are computed."""
@@ -152,6 +159,7 @@ class Executor:
         return spans
 
     def _forward(self, spans: list[Span], *, every_row: bool = False) -> Output:
+        self.counters.forwards += 1
         with torch.inference_mode():
             return self.model.forward(self._pack(spans, every_row=every_row), self.states, self.pages)
 
@@ -211,6 +219,5 @@ class Executor:
         if again:
             counters.recomputed["rewind"] = counters.recomputed.get("rewind", 0) + again
         counters.computed += span.stop - span.start
-        counters.forwards += 1
         sequence.fresh += span.stop - span.start
         sequence.computed = span.stop

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
-from m1kernels.sample import apply_repetition_penalty, sample
 from torch import Tensor
 
+from m1kernels.sample import apply_repetition_penalty, sample
 from m1runtime.errors import GenerationError, SessionError, TokenizerError
 from m1runtime.executor import Executor
 from m1runtime.sampling import SamplingParams
@@ -18,6 +18,8 @@ from m1runtime.text import TextStream
 
 if TYPE_CHECKING:
     from m1runtime.tokenizer import Tokenizer
+
+_UNLIKELY = -1e30
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -171,6 +173,9 @@ class Generation:
     def _choose(self) -> int:
         logits = self._logits()
         mask = self._mask(logits.shape[-1])
+        if mask is not None:
+            # Where the grammar leaves only tokens that were never trained, one of them must still be chosen.
+            logits = logits.clamp(min=_UNLIKELY)
         p = self.params
         while True:
             try:
@@ -229,6 +234,11 @@ class Stream(Iterator[Chunk]):
         """Ends the reply here; its finish reason is then "cancelled"."""
         self._chunks.close()
         self._generation.cancel()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the reply has ended."""
+        return self._generation.finish_reason is not None
 
     @property
     def completion(self) -> Completion:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from m1kernels.attention import paged_attention
 from m1kernels.lightning import decay_slopes, lightning_decode, lightning_prefill
 from m1kernels.moe import grouped_experts, route
 from m1kernels.norm import rms_norm_gate
 from m1kernels.rotary import apply_rotary
-from torch import Tensor
-from torch.nn import functional as F
-
 from m1runtime.config import ModelConfig
 
 

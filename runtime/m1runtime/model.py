@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from m1kernels.norm import rms_norm
 from torch import Tensor
 from torch.nn import functional as F
 
+from m1kernels.norm import rms_norm
 from m1runtime.cache import PagePool, StatePool
 from m1runtime.config import LIGHTNING, ModelConfig
 from m1runtime.layers import Batch, Experts, LightningAttention, SoftmaxAttention

@@ -69,5 +69,6 @@ class SequenceState:
     def truncate(self, length: int) -> None:
         """Drops tokens, snapshots and boundaries beyond a length; caches are the executor's to restore."""
         del self.tokens[length:]
+        self.known = min(self.known, length)
         self.forget([n for n in self.snapshots if n > length])
         self.boundaries = {n: pinned for n, pinned in self.boundaries.items() if n <= length}

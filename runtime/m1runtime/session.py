@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -36,7 +37,7 @@ class Session:
         self._vocabulary = vocabulary
         self._start_grammar = start_grammar
         self._sequence = sequence
-        self._generating = False
+        self._reply: weakref.ref[Stream] | None = None
         self._release = weakref.finalize(self, executor.release, sequence)
 
     @property
@@ -52,7 +53,7 @@ class Session:
             raise SessionError("an empty session has no logits; append at least one token first")
         self._executor.advance([self._sequence])
         assert self._sequence.logits is not None
-        return self._sequence.logits
+        return self._sequence.logits.clone()
 
     def append(self, ids: Sequence[int], *, boundaries: Sequence[int] = (), progress: Progress | None = None) -> None:
         """Computes new tokens after the present ones; the end becomes a rewind point that costs nothing.
@@ -62,15 +63,14 @@ class Session:
         `progress(done, total)` follows them. Raises SessionError for an id outside the vocabulary.
         """
         self._check()
-        start, vocab = len(self._sequence.tokens), self._executor.model.config.vocab_size
-        for token in ids:
-            if not 0 <= token < vocab:
-                raise SessionError(f"token {token} is outside the vocabulary of {vocab}")
+        new = token_ids(ids, self._executor.model.config.vocab_size)
+        start = len(self._sequence.tokens)
         for boundary in boundaries:
-            if not 0 < boundary <= len(ids):
-                raise SessionError(f"boundary {boundary} is not among the {len(ids)} new tokens")
+            if not 0 < boundary <= len(new):
+                raise SessionError(f"boundary {boundary} is not among the {len(new)} new tokens")
+        for boundary in boundaries:
             self._sequence.declare(start + boundary, pinned=True)
-        self._sequence.tokens += ids
+        self._sequence.tokens += new
         self._executor.advance([self._sequence], progress)
         self._executor.snapshot(self._sequence, pinned=False)
 
@@ -87,8 +87,9 @@ class Session:
         params = params or SamplingParams()
         constraint = self._start_grammar(grammar, params) if grammar is not None else None
         generation = Generation(self._sequence, params, self._vocabulary, constraint)
-        self._generating = True
-        return Stream(generation, self._chunks(generation))
+        stream = Stream(generation, self._chunks(generation))
+        self._reply = weakref.ref(stream)
+        return stream
 
     def fork(self) -> Session:
         """An independent session with the same past: one state copied, KV pages shared until written."""
@@ -136,11 +137,23 @@ class Session:
         try:
             yield from run_generation(generation, self._executor)
         finally:
-            self._generating = False
             self._executor.snapshot(self._sequence, pinned=False)
 
     def _check(self) -> None:
         if not self._release.alive:
             raise ClosedError("the session is closed")
-        if self._generating:
+        reply = self._reply() if self._reply is not None else None
+        if reply is not None and not reply.finished:
             raise SessionError("a reply is being generated; iterate its stream to the end or close() it first")
+
+
+def token_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+    """The ids as plain integers. Raises SessionError for one that is no integer or outside the vocabulary."""
+    try:
+        checked = [index(token) for token in ids]
+    except TypeError:
+        raise SessionError("token ids must be integers") from None
+    if checked and not 0 <= min(checked) <= max(checked) < vocab_size:
+        wrong = next(token for token in checked if not 0 <= token < vocab_size)
+        raise SessionError(f"token {wrong} is outside the vocabulary of {vocab_size}")
+    return checked

@@ -72,9 +72,18 @@ class Tokenizer:
         known = self.token_bytes
         return b"".join(known[i] for i in ids).decode("utf-8", "replace")
 
-    @cached_property
+    @property
     def token_bytes(self) -> list[bytes]:
         """Index = id: the raw bytes of each token; a special token's are its literal text, an unassigned id's empty."""
+        return self._token_bytes
+
+    @property
+    def llg(self) -> LLTokenizer:
+        """The same vocabulary for llguidance. Raises TokenizerError when the checkpoint names no end token."""
+        return self._llg
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
         found = [b""] * self.vocab_size
         unmap = _byte_of_symbol()
         for token, i in self._special.get_vocab(with_added_tokens=True).items():
@@ -82,8 +91,7 @@ class Tokenizer:
         return found
 
     @cached_property
-    def llg(self) -> LLTokenizer:
-        """The same vocabulary for llguidance. Raises TokenizerError when the checkpoint names no end token."""
+    def _llg(self) -> LLTokenizer:
         if not self.eos_ids:
             raise TokenizerError(
                 f"no end token: set eos_token in tokenizer_config.json, or add {END_OF_SENTENCE}; grammars need one"

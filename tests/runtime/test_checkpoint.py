@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from m1runtime import CheckpointError, ConfigError, Engine, MemoryPlanError, ModelConfig
 from m1runtime.checkpoint import expected_tensors, load, save_checkpoint
-from safetensors.torch import load_file, save_file
 
 M1: dict[str, Any] = {
     "architectures": ["MiniMaxM1ForCausalLM"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from m1runtime import ConfigError, ModelConfig
 
 INCOMPLETE: dict[str, Any] = {

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from m1runtime import Engine, SamplingParams, Session
 
 TOLERANCE = 1e-5

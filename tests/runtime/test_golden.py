@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from m1runtime import Engine, SamplingParams
 from safetensors.torch import load_file
+
+from m1runtime import Engine, SamplingParams
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-m1"
 EXPECTED = load_file(TINY / "expected.safetensors")

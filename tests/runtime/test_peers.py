@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from m1runtime import Engine
 from torch import Tensor
 from torch.nn import functional as F
+
+from m1runtime import Engine
 
 IDS = [3, 80, 12, 12, 96, 0, 41, 7, 55, 23, 3, 80, 12, 61, 90, 2, 2, 19] * 4
 

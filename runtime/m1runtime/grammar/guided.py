@@ -14,6 +14,9 @@ from m1runtime.grammar.closing import Completion, Shape, complete_fast, complete
 from m1runtime.grammar.vocabulary import Vocabulary, byte_tokenizer
 
 UNBOUNDED = 1 << 30
+MARGIN = 8
+"""Where bytes are forced, a mask holds their canonical token alone; near the end of the budget the completion's own
+(fewer) tokens are allowed beside it."""
 
 
 class Program:
@@ -99,7 +102,11 @@ class Guided:
             shared = min(words, vocabulary.words)
             mask[:shared] = raw[:shared]
         mask &= ~vocabulary.eos_mask
-        return mask | vocabulary.eos_mask if self.matcher.is_accepting() else mask
+        if self.matcher.is_accepting():
+            mask |= vocabulary.eos_mask
+        if 2 * len(self.path.tokens) + MARGIN > remaining:
+            mask |= vocabulary.mask_of(self.path.tokens[:1])
+        return mask
 
     def accept(self, token: int, remaining: int) -> Guided | None:
         """The state after `token`, if the grammar takes it and what is left of the budget can complete it."""
@@ -145,7 +152,9 @@ class Guided:
             return self
         after = self.caught_up()
         path = after.search(len(self.path.tokens))
-        return replace(after, path=path or replace(self.path, shortest=True))
+        if path is None or len(path.tokens) >= len(self.path.tokens):
+            path = replace(self.path, shortest=True)
+        return replace(after, path=path)
 
     def follow(self, old: Path, tokens: tuple[int, ...], raw: bytes) -> Path | None:
         """The old completion, adapted to what was just written; one call into the matcher in the common case."""

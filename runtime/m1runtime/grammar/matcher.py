@@ -84,15 +84,14 @@ class FreeText:
 class Thinking:
     """Inside a thinking block that calls must follow: anything but eos, until the budget asks for the end of it."""
 
-    __slots__ = ("calls", "path", "scanner", "text", "vocabulary")
+    __slots__ = ("calls", "path", "scanner", "vocabulary")
     done = False
 
-    def __init__(
-        self, calls: Guided, scanner: Scanner, *, text: bytes | None = None, path: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, calls: Guided, scanner: Scanner) -> None:
         self.vocabulary, self.calls, self.scanner = calls.program.vocabulary, calls, scanner
-        self.text = scanner.closing + calls.path.text if text is None else text
-        self.path = path or (*(self.vocabulary.cover(self.text) or ()), self.vocabulary.eos)
+        written = _overlap(scanner.tail, scanner.closing)
+        texts = {scanner.closing[n:] + calls.path.text for n in (0, written)}
+        self.path = min((self.vocabulary.closing(text) for text in texts), key=len)
 
     @property
     def min_tokens(self) -> int:
@@ -109,15 +108,16 @@ class Thinking:
         """Still thinking, the calls after it, or None."""
         if token in self.vocabulary.eos_ids:
             return None
-        raw = self.vocabulary.bytes_of(token)
-        scanner, rest = self.scanner.scan(raw)
+        scanner, rest = self.scanner.scan(self.vocabulary.bytes_of(token))
         if rest is not None:
             return self.calls.feed(rest, remaining)
-        follows = token == self.path[0]
         after = Thinking(self.calls, scanner)
-        if follows and len(self.path) - 1 < len(after.path):
-            after = Thinking(self.calls, scanner, text=self.text[len(raw) :], path=self.path[1:])
-        return after if len(after.path) <= remaining else None
+        return after if after.min_tokens <= remaining else None
+
+
+def _overlap(written: bytes, wanted: bytes) -> int:
+    """How many bytes of `wanted` the end of `written` holds already."""
+    return max(n for n in range(len(wanted)) if written.endswith(wanted[:n]))
 
 
 class Opening:
@@ -139,7 +139,7 @@ class Opening:
         if self.calls is not None:
             return self.calls.path.tokens
         text = self.scanner.opening[len(self.text) :] + self.scanner.closing + self.after.path.text
-        return (*(self.vocabulary.cover(text) or ()), self.vocabulary.eos)
+        return self.vocabulary.closing(text)
 
     @property
     def min_tokens(self) -> int:

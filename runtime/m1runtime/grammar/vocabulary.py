@@ -12,6 +12,8 @@ import torch
 from llguidance import LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
+from m1runtime.errors import SchemaError
+
 LONGEST_TOKEN = 32
 """Longer tokens exist (runs of spaces, ruler lines) but never shorten a call."""
 
@@ -61,6 +63,13 @@ class Vocabulary:
                 self._covers.clear()
             self._covers[text] = self._cover(text)
         return self._covers[text]
+
+    def closing(self, text: bytes) -> tuple[int, ...]:
+        """The fewest tokens of `text`, and eos. Raises SchemaError if no tokens cover it."""
+        plain = self.cover(text)
+        if plain is None:
+            raise SchemaError(f"the vocabulary has no tokens for {text.decode(errors='replace')!r}")
+        return (*plain, self.eos)
 
     def _cover(self, text: bytes) -> tuple[int, ...] | None:
         fewest = _fewest(text, self._id_of)
