@@ -15,8 +15,9 @@ from pydantic_core import from_json, to_json
 
 from m1agent.errors import InvalidArguments, SchemaError, ToolDefinitionError, ToolsetNotFound
 from m1agent.messages import JsonSchema, ToolSpec
+from m1agent.problems import cap, close_match, dotted, shown
 from m1agent.schema import FunctionParameters, canonical_json, function_name, function_parameters
-from m1agent.validation import ArgumentsSchema, cap, close_match, dotted, shown
+from m1agent.validation import ArgumentsSchema
 
 ENTRY_POINTS = "m1agent.tools"
 NOTHING = "Done. Nothing was returned."

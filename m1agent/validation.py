@@ -1,19 +1,13 @@
-"""Holds a call's arguments against a JSON Schema: coerces what is certain and says so, tells the rest in short lines.
-
-A problem line reads `path: expected ..., got ....` and one hint. It is written for the model that made the call:
-without schema dump or address, and with no value longer than `SHOWN` characters.
-"""
+"""Holds a call's arguments against a JSON Schema: coerces what is certain and says so, tells what is wrong."""
 
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError as InvalidSchema
@@ -25,14 +19,9 @@ from referencing.jsonschema import DRAFT202012, specification_with
 
 from m1agent.errors import SchemaError
 from m1agent.messages import JsonSchema
+from m1agent.problems import LISTED, Leaf, cap, dotted, expectation, problem_lines, shown, type_names
 
-SHOWN = 24
-LISTED = 48
-PATH = 36
-PROBLEMS = 8
 ROUNDS = 6
-
-Path: TypeAlias = tuple[str | int, ...]
 
 
 class _Validator(Protocol):
@@ -64,7 +53,13 @@ class ArgumentsSchema:
         self._validator = _validator(self._schema)
 
     def check(self, arguments: Mapping[str, Any]) -> Checked:
-        """Coerce what can safely be coerced and tell every problem left, at most `PROBLEMS` of them."""
+        """Coerce what can safely be coerced and tell every problem left, up to a cap."""
+        try:
+            return self._check(arguments)
+        except RecursionError:
+            return Checked({}, (), ("arguments: nested too deeply.",))
+
+    def _check(self, arguments: Mapping[str, Any]) -> Checked:
         value = copy.deepcopy(dict(arguments))
         coercions: list[str] = []
         leaves: list[Leaf] = []
@@ -74,47 +69,7 @@ class ArgumentsSchema:
             coercions += made
             if not made:
                 break
-        return Checked(value, tuple(coercions), cap(line for leaf in leaves for line in _lines(leaf)))
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One failed keyword: where, which, what it demanded, and what stood there."""
-
-    path: Path
-    keyword: str
-    demand: Any
-    instance: Any
-    schema: JsonSchema
-
-
-def cap(lines: Iterable[str]) -> tuple[str, ...]:
-    """The first `PROBLEMS` distinct lines, and how many more there are."""
-    distinct = list(dict.fromkeys(lines))
-    more = len(distinct) - PROBLEMS
-    return tuple(distinct[:PROBLEMS] + ([f"... and {more} more."] if more > 0 else []))
-
-
-def shown(value: Any, limit: int = SHOWN) -> str:
-    """A value as JSON, cut to `limit` characters."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = type(value).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def dotted(path: Sequence[str | int]) -> str:
-    """`("filters", 0, "name")` as `filters[0].name`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    return text if len(text) <= PATH else "..." + text[3 - PATH :]
-
-
-def close_match(word: Any, known: Iterable[Any]) -> str:
-    """` Did you mean "x"?` for the nearest known word, or nothing."""
-    texts = {str(item).lower(): item for item in known}
-    near = difflib.get_close_matches(str(word).lower()[:LISTED], list(texts), n=1)
-    return f" Did you mean {shown(texts[near[0]])}?" if near else ""
+        return Checked(value, tuple(coercions), cap(line for leaf in leaves for line in problem_lines(leaf)))
 
 
 # Schemas
@@ -197,13 +152,8 @@ def _rules_out(error: ValidationError) -> bool:
 
 def _kinds(error: ValidationError) -> list[Any]:
     if error.validator != "type":
-        return [_expected(_leaf(error, str(error.validator), error.validator_value))]
-    return _listed_kinds(error.validator_value)
-
-
-def _listed_kinds(kinds: Any) -> list[Any]:
-    """JSON Schema's `type` is one name or a list of names."""
-    return cast("list[Any]", kinds) if isinstance(kinds, list) else [kinds]
+        return [expectation(_leaf(error, str(error.validator), error.validator_value))]
+    return type_names(error.validator_value)
 
 
 def _leaf(error: ValidationError, keyword: str, demand: Any) -> Leaf:
@@ -226,7 +176,7 @@ def _coerce(arguments: dict[str, Any], leaf: Leaf) -> str | None:
             return None
     except (KeyError, IndexError, TypeError):
         return None
-    for kind in _listed_kinds(leaf.demand):
+    for kind in type_names(leaf.demand):
         value = _converted(leaf.instance, kind)
         if value is not None:
             holder[leaf.path[-1]] = value.value
@@ -283,118 +233,3 @@ READERS: dict[str, Callable[[str], _Value | None]] = {
     "object": _read_json(dict),
     "array": _read_json(list),
 }
-
-
-# Messages
-
-
-def _lines(leaf: Leaf) -> Iterator[str]:
-    path = dotted(leaf.path)
-    instance = leaf.instance
-    if leaf.keyword == "required":
-        for name in [name for name in leaf.demand if name not in instance]:
-            yield f"{dotted((*leaf.path, name))}: missing, expected {_described(_property(leaf.schema, name))}."
-    elif leaf.keyword in ("additionalProperties", "unevaluatedProperties") and isinstance(instance, dict):
-        yield from _unknown(leaf)
-    else:
-        yield f"{path or 'arguments'}: expected {_expected(leaf)}, got {_got(leaf)}.{_hint(leaf)}"
-
-
-def _unknown(leaf: Leaf) -> Iterator[str]:
-    known = list(leaf.schema.get("properties", {}))
-    patterns: list[str] = list(leaf.schema.get("patternProperties", {}))
-    names: list[str] = list(leaf.instance)
-    for name in names:
-        if name in known or any(re.search(pattern, name) for pattern in patterns):
-            continue
-        unused = [other for other in known if other not in leaf.instance]
-        allowed = _listed(known) if known else "none"
-        yield f"{dotted((*leaf.path, name))}: unknown argument.{close_match(name, unused)} Allowed: {allowed}."
-
-
-def _expected(leaf: Leaf) -> str:
-    demand = leaf.demand
-    if leaf.keyword == "type":
-        return " or ".join(map(str, _listed_kinds(demand)))
-    if leaf.keyword == "enum":
-        return f"one of {_listed([shown(item) for item in demand])}"
-    if leaf.keyword in PHRASES:
-        return PHRASES[leaf.keyword].format(shown(demand, LISTED).strip('"'))
-    if leaf.keyword == "const":
-        return shown(demand)
-    return f"a value that satisfies '{leaf.keyword}'"
-
-
-PHRASES = {
-    "minimum": "at least {}",
-    "maximum": "at most {}",
-    "exclusiveMinimum": "more than {}",
-    "exclusiveMaximum": "less than {}",
-    "multipleOf": "a multiple of {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {} items",
-    "maxItems": "at most {} items",
-    "uniqueItems": "items that all differ",
-    "minProperties": "at least {} keys",
-    "maxProperties": "at most {} keys",
-    "pattern": "text matching {}",
-    "anyOf": "one of the allowed forms",
-    "oneOf": "exactly one of the allowed forms",
-    "None": "no value at this place",
-}
-
-
-def _got(leaf: Leaf) -> str:
-    value = leaf.instance
-    if leaf.keyword in ("minItems", "maxItems"):
-        return f"{len(value)} items"
-    if leaf.keyword == "maxLength":
-        return f"{len(value)} characters"
-    if leaf.keyword == "type" and isinstance(value, str):
-        return f"the string {shown(value)}"
-    return shown(value)
-
-
-def _hint(leaf: Leaf) -> str:
-    if leaf.keyword == "enum":
-        return close_match(leaf.instance, leaf.demand)
-    if leaf.keyword == "type" and leaf.demand == "string" and isinstance(leaf.instance, int | float):
-        return " Put it in quotes."
-    if leaf.keyword == "type" and leaf.demand == "array":
-        return " Put it in [ ]."
-    if leaf.keyword == "type" and leaf.instance is None:
-        return " Leave it out or give a value."
-    return ""
-
-
-def _described(schema: Any) -> str:
-    """What a property wants, in a few words."""
-    if not isinstance(schema, dict):
-        return "a value"
-    part = cast("JsonSchema", schema)
-    if "enum" in part:
-        return f"one of {_listed([shown(item) for item in part['enum']])}"
-    if "type" in part:
-        return " or ".join(map(str, _listed_kinds(part["type"])))
-    return "a value"
-
-
-def _property(schema: JsonSchema, name: str) -> Any:
-    return cast("dict[str, Any]", schema.get("properties", {})).get(name)
-
-
-def _listed(items: Sequence[str]) -> str:
-    """As many items as fit in `LISTED` characters, and how many more there are."""
-    kept = list(islice(_fitting(items), len(items)))
-    more = len(items) - len(kept)
-    return ", ".join(kept) + (f", ... ({more} more)" if more else "")
-
-
-def _fitting(items: Sequence[str]) -> Iterator[str]:
-    room = LISTED
-    for item in items:
-        room -= len(item) + 2
-        if room < 0:
-            return
-        yield item

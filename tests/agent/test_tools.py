@@ -150,7 +150,7 @@ def test_no_message_has_more_than_forty_tokens() -> None:
         "digits": "é☃" * 500,
         "operation": "zqxj" * 99,
         "points": [{"x": "\\" * 99}],
-        "q_7Z-%" * 60: {"a": [[1]]},
+        "a_long_name" * 60: {"a": [[1]]},
     }
     for arguments in [*(arguments for arguments, _ in MESSAGES.values()), hostile]:
         for line in problems(calculate, arguments):
@@ -200,6 +200,13 @@ def test_what_is_uncertain_is_not_coerced(text: str) -> None:
     problems(calculate, GOOD | {"points": text})
 
 
+def test_deep_nesting_is_a_problem_like_any_other() -> None:
+    value: Any = 1
+    for _ in range(5000):
+        value = [value]
+    assert problems(calculate, GOOD | {"points": value}) == ["arguments: nested too deeply."]
+
+
 def test_a_string_stays_a_string() -> None:
     validated = calculate.validate(GOOD | {"expression": "7"})
     assert validated.kwargs["expression"] == "7" and validated.coercions == ()
@@ -220,7 +227,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.sampled_from([*calculate.spec.parameters["properties"], "other"]), JSON))
+@given(st.dictionaries(st.sampled_from([*calculate.spec.parameters["properties"], "a\n\nb", "é" * 99]), JSON))
 def test_any_arguments_fit_or_are_told_in_short_lines(arguments: dict[str, Any]) -> None:
     try:
         validated = calculate.validate(GOOD | arguments)
