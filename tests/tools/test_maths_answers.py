@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import sympy
-from m1agent import ToolError
-from m1tools.maths import calculate_math, toolset
 from sympy.parsing.sympy_parser import (
     convert_xor,
     factorial_notation,
@@ -16,6 +14,9 @@ from sympy.parsing.sympy_parser import (
     parse_expr,
     standard_transformations,
 )
+
+from m1agent import ToolError
+from m1tools.maths import calculate_math, toolset
 
 _NAMES: dict[str, Any] = {
     **{name: sympy.Symbol(name, real=True) for name in ["x", "y", "z", "t", "a", "b", "c", "m", "n", "E", "C", "k"]},

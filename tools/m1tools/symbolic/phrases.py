@@ -188,7 +188,7 @@ def _derivative(text: str) -> Problem:
     first, *rest = parse(_FUNCTION_HEAD.sub("", text))
     if rest and rest[0].op == "symbol":
         variables = (rest.pop(0).text,)
-    if rest and rest[0].op == "number" and re.fullmatch(r"\d{1,2}", rest[0].text):
+    if rest and rest[0].op == "number" and re.fullmatch(r"\d{1,9}", rest[0].text):
         order = int(rest.pop(0).text)
     if rest and not at:
         at, rest = _values(tuple(rest)), []

@@ -133,8 +133,10 @@ def _solve_system(problem: Problem, equations: list[Any], unknowns: list[Any]) -
         found = list(sympy.solve(equations, unknowns, dict=True))
     except NotImplementedError:
         raise MathsError("no way to solve this system is known. Use fewer or simpler equations.") from None
-    if not found:
+    if not found and all(equation.is_polynomial(*unknowns) for equation in equations):
         return "no solution"
+    if not found:
+        raise MathsError("no solution of this system was found. Use simpler equations.")
     texts = [
         ", ".join(_assignment(problem, name, solution[name]) for name in unknowns if name in solution)
         for solution in found
