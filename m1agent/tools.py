@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+import anyio
 import anyio.to_thread
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
@@ -98,7 +99,8 @@ class Tool:
         if _is_async(self.handler):
             return render_result(await self.handler(**validated.kwargs))
         work = functools.partial(self.handler, **validated.kwargs)
-        result = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        # A limiter of its own: threads that hang must never use up those of other tools.
+        result = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
         return render_result(await result if inspect.isawaitable(result) else result)
 
     async def call(self, arguments: Mapping[str, Any]) -> str:

@@ -301,6 +301,32 @@ def test_cancelling_does_not_wait_for_a_thread() -> None:
         release.set()
 
 
+def test_threads_that_hang_leave_room_for_others() -> None:
+    release = threading.Event()
+
+    @tool
+    def slow() -> None:
+        release.wait(30)
+
+    @tool
+    def quick() -> str:
+        return "here"
+
+    async def main() -> str:
+        async with anyio.create_task_group() as group:
+            for _ in range(50):
+                group.start_soon(slow.call, {})
+            await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            return await quick.call({})
+
+    try:
+        assert anyio.run(main) == "here"
+    finally:
+        release.set()
+
+
 def test_what_a_tool_raises_passes_through() -> None:
     @tool
     def fails() -> None:
