@@ -132,6 +132,11 @@ class Engine:
         """Tokens that end a reply."""
         return self._vocabulary.eos_ids
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of config and weights: what saved sessions are tied to."""
+        return self._executor.model.fingerprint
+
     def score(self, ids: Sequence[int]) -> Tensor:
         """fp32 logits [len(ids), V] after every token, computed afresh. Raises SessionError for bad ids."""
         return self._executor.score(self._check_ids(ids))

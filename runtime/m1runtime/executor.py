@@ -84,7 +84,14 @@ class Executor:
             done = 0
             while done < total:
                 spans = self._next_spans(sequences)
-                self._settle(spans, self._forward(spans))
+                try:
+                    output = self._forward(spans)
+                except BaseException:
+                    # Some layers have advanced and others not: go back to a state known to be whole.
+                    for span in spans:
+                        self._restore(span.sequence, known=span.start, cause="interrupted")
+                    raise
+                self._settle(spans, output)
                 done += sum(span.stop - span.start for span in spans)
                 if progress is not None:
                     progress(done, total)
@@ -138,15 +145,18 @@ class Executor:
         """Forgets tokens beyond a length: back to the nearest snapshot, the rest is recomputed when needed."""
         with self._lock, torch.inference_mode():
             sequence.truncate(length)
-            if length >= sequence.computed:
-                return
-            base = max(sequence.snapshots, default=0)
-            snapshot = sequence.snapshots.get(base)
+            if length < sequence.computed:
+                self._restore(sequence, known=length, cause="rewind")
+
+    def _restore(self, sequence: SequenceState, *, known: int, cause: str) -> None:
+        base = max((n for n in sequence.snapshots if n <= known), default=0)
+        snapshot = sequence.snapshots.get(base)
+        with torch.inference_mode():
             self.states.write(sequence.slot, snapshot.state if snapshot else None)
-            sequence.logits = snapshot.logits if snapshot else None
-            sequence.computed, sequence.known = base, length
-            self.pages.trim(sequence.table, base)
-            sequence.table_tensor = None
+        sequence.logits = snapshot.logits if snapshot else None
+        sequence.computed, sequence.known, sequence.cause = base, known, cause
+        self.pages.trim(sequence.table, base)
+        sequence.table_tensor = None
 
     def _next_spans(self, sequences: Sequence[SequenceState]) -> list[Span]:
         room = self.chunk
@@ -217,7 +227,7 @@ class Executor:
         sequence, counters = span.sequence, self.counters
         again = max(0, min(span.stop, sequence.known) - span.start)
         if again:
-            counters.recomputed["rewind"] = counters.recomputed.get("rewind", 0) + again
+            counters.recomputed[sequence.cause] = counters.recomputed.get(sequence.cause, 0) + again
         counters.computed += span.stop - span.start
         sequence.fresh += span.stop - span.start
         sequence.computed = span.stop

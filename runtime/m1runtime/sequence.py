@@ -22,9 +22,8 @@ class Snapshot:
 class SequenceState:
     """Tokens, and the caches of the first `computed` of them; the rest wait for the next forward pass.
 
-    `boundaries` are lengths whose state is wanted as a snapshot (→ pinned); `known` is the longest prefix computed
-    before a rewind, so that tokens
-    computed twice are counted.
+    `boundaries` are lengths whose state is wanted as a snapshot (→ pinned). `known` is the longest prefix computed
+    before the caches were restored, and `cause` why they were, so that tokens computed twice are counted.
     """
 
     slot: int
@@ -36,6 +35,7 @@ class SequenceState:
     snapshots: dict[int, Snapshot] = field(default_factory=dict[int, Snapshot])
     boundaries: dict[int, bool] = field(default_factory=dict[int, bool])
     known: int = 0
+    cause: str = ""
     fresh: int = 0  # tokens computed since the last generation ended
     table_tensor: Tensor | None = None  # `table` on the device; None when it changed
 

@@ -107,3 +107,30 @@ def shared_m1() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/m1 (MiniMax-M1's config, index and tokenizer) beside the checkout")
     return folder
+
+
+MERGES = ["e r", "t h", "th e", "Ġ the", "l l", "o o", "S T", "ST O", "Ġ w"]
+SPECIALS = ["<begin_of_document>", "<beginning_of_sentence>", "<end_of_sentence>"]
+
+
+def small_tokenizer() -> str:
+    """A byte-level BPE of 256 bytes, a few merges and M1's special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(merge.replace(" ", "") for merge in MERGES)]
+    merges = [(left, right) for left, right in (merge.split(" ") for merge in MERGES)]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    return tokenizer.to_str()
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a tokenizer; the model has more rows than the tokenizer has tokens."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("text"), *random_checkpoint(seed=4, vocab_size=288))
+    (folder / "tokenizer.json").write_text(small_tokenizer())
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<end_of_sentence>"}')
+    return folder
