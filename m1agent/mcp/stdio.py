@@ -1,0 +1,155 @@
+"""The stdio transport: a server as a child process in its own process group, newline-delimited JSON-RPC on its pipes.
+
+The mcp package's own transport leaves grandchildren alive when the child exits by itself, joins long lines in
+quadratic time, and logs a traceback for every line that is not JSON-RPC. On Windows it is used as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+from anyio.abc import Process
+
+from m1agent.mcp.config import StdioServer
+
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+    from mcp.shared.message import SessionMessage
+
+    Incoming: TypeAlias = MemoryObjectReceiveStream[SessionMessage | Exception]
+    Outgoing: TypeAlias = MemoryObjectSendStream[SessionMessage]
+
+STDIN_GRACE = 2.0
+TERM_GRACE = 2.0
+POLL = 0.01
+TAIL = 2000
+
+
+class ChildLog:
+    """Where a child's stderr goes, and its last lines."""
+
+    def __init__(self, server: StdioServer) -> None:
+        self.file: IO[bytes] = open(server.log, "a+b") if server.log else tempfile.TemporaryFile()
+
+    def tail(self) -> str:
+        """The last non-empty line the child wrote."""
+        size = self.file.seek(0, os.SEEK_END)
+        self.file.seek(max(0, size - TAIL))
+        lines = self.file.read().decode("utf-8", "replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+    def close(self) -> None:
+        self.file.close()
+
+
+@asynccontextmanager
+async def stdio_transport(server: StdioServer, log: ChildLog) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
+    """Start the child and yield its streams; on leaving, the child and all its descendants are gone.
+
+    Raises OSError when the program cannot be started.
+    """
+    from mcp.client.stdio import get_default_environment
+
+    process = await anyio.open_process(
+        [server.command, *server.args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log.file,
+        env=get_default_environment() | dict(server.env),
+        cwd=server.cwd,
+        start_new_session=True,
+    )
+    received, incoming = anyio.create_memory_object_stream["SessionMessage | Exception"](0)
+    outgoing, sent = anyio.create_memory_object_stream["SessionMessage"](0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_read, process, received)
+        tasks.start_soon(_write, process, sent, received)
+        try:
+            yield incoming, outgoing
+        finally:
+            with anyio.CancelScope(shield=True):
+                incoming.close()
+                outgoing.close()
+                await _stop(process)
+            tasks.cancel_scope.cancel()
+    for stream in (received, incoming, outgoing, sent):
+        stream.close()
+
+
+async def _read(process: Process, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+    from mcp.shared.message import SessionMessage
+    from mcp_types import jsonrpc_message_adapter
+
+    assert process.stdout
+    parts: list[bytes] = []
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
+        async with received:
+            async for chunk in process.stdout:
+                *complete, rest = chunk.split(b"\n")
+                for line in complete:
+                    parts.append(line)
+                    whole, parts = b"".join(parts), []
+                    # A banner or a stray print is no message; the server may be fine all the same.
+                    with suppress(ValueError):
+                        await received.send(SessionMessage(jsonrpc_message_adapter.validate_json(whole, by_name=False)))
+                parts.append(rest)
+
+
+async def _write(
+    process: Process,
+    sent: MemoryObjectReceiveStream[SessionMessage],
+    received: MemoryObjectSendStream[SessionMessage | Exception],
+) -> None:
+    assert process.stdin
+    try:
+        async for message in sent:
+            line = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+            await process.stdin.send(line.encode() + b"\n")
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        # Requests that wait for an answer must learn that none will come.
+        received.close()
+
+
+async def _stop(process: Process) -> None:
+    """Close stdin, wait, then end the whole group: its members may outlive the child."""
+    assert process.stdin
+    with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        await process.stdin.aclose()
+    await _wait_exit(process, STDIN_GRACE)
+    if _signal_group(process.pid, signal.SIGTERM):
+        with anyio.move_on_after(TERM_GRACE):
+            await _until(lambda: process.returncode is not None and not _signal_group(process.pid, 0))
+        _signal_group(process.pid, signal.SIGKILL)
+    await _wait_exit(process, TERM_GRACE)
+    # `Process.aclose` waits for the pipes, which a daemon that left the group may hold open for ever; only the
+    # transport can let go of them, and nothing public leads to it.
+    transport: Any = getattr(getattr(process, "_process", None), "_transport", None)
+    if transport is not None:
+        transport.close()
+
+
+async def _wait_exit(process: Process, seconds: float) -> None:
+    # `Process.wait` also waits for the pipes, which a grandchild may hold open.
+    with anyio.move_on_after(seconds):
+        await _until(lambda: process.returncode is not None)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 (a process group has no event to wait for)
+        await anyio.sleep(POLL)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Whether the process group still has members; they get the signal."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
