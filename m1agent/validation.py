@@ -83,7 +83,7 @@ def _validator(schema: JsonSchema) -> _Validator:
         raise SchemaError(
             f"not a JSON Schema: at {dotted(tuple(error.absolute_path)) or 'the top'}: {error.message[:200]}"
         ) from error
-    if schema.get("type", "object") != "object":
+    if "object" not in type_names(schema.get("type", "object")):
         raise SchemaError(f"the arguments of a tool are an object, not {shown(schema['type'])}")
     _check_references(schema)
     # JSON Schema counts 7.0 as an integer, typed handlers do not: it fails here, and coercion makes it 7.
