@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -102,6 +104,13 @@ def test_any_split_is_one_forward(make_packed, relative_error, cuts):
         state = out.state
     assert relative_error(torch.cat(outputs), expected.o) < 3e-6
     assert relative_error(state, expected.state) < 3e-6
+
+
+def test_exports_of_every_token(make_packed, relative_error):
+    x = make_packed([1, 64, 1, 130, 0, 3, 64, 1], dim=8)
+    export = list(range(x.cu[-1]))
+    out = lightning_prefill(x.q, x.k, x.v, x.slopes, x.cu, x.initial, export=export)
+    assert relative_error(out.exported, x.oracle().after) < 3e-6
 
 
 def test_an_exported_state_resumes_the_sequence(make_packed, relative_error):
@@ -211,3 +220,15 @@ def test_decode_refuses_what_does_not_fit(make_packed):
         lightning_decode(x.q, x.k, x.v, x.slopes, x.initial, [0])
     with pytest.raises(ValueError, match="slots"):
         lightning_decode(x.q, x.k, x.v, x.slopes, x.initial[:1])
+
+
+def test_the_cpu_path_needs_no_triton():
+    program = """
+import sys
+sys.modules["triton"] = None
+import torch, m1kernels
+x = torch.randn(3, 1, 16)
+m1kernels.lightning_decode(x, x, x, torch.ones(1), m1kernels.lightning_prefill(x, x, x, torch.ones(1), range(4)).state)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
