@@ -118,8 +118,10 @@ def test_any_text_is_read_or_refused(text: str, operation: str) -> None:
 
 
 _PIECES = st.sampled_from(
-    "x y 2 3.5 1,000 + - * / ^ ! % ( ) | = , sin cos ln sqrt sqrt( log( e pi oo i ² √ ° from to at as -> d/dx dx of and "
-    "with respect to for x= lim integral derivative \\frac { } _ 1e9 mod // <= . ' choose squared over by".split(" ")
+    "x y 2 3.5 1,000 + - * "
+    "/ ^ ! % ( ) | = , sin cos ln sqrt sqrt( log( e pi oo i ² √ ° from to at as -> d/dx "
+    "dx of and with respect to "
+    "for x= lim integral derivative \\frac { } _ 1e9 mod // <= . ' choose squared over by".split()
 )
 
 

@@ -91,7 +91,7 @@ _OPERATOR = re.compile(r"->|//|<=|>=|==|!=|[-+*/^!%°=,()|<>]")
 def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
     """Tokens of a normalised text, ending with one of kind "end".
 
-    A comma inside a number ("1,000.5") groups thousands, except among the arguments of a function.
+    A comma inside a number ("1,000.5") groups thousands, except among the arguments of a function of several.
     """
     tokens: list[Token] = []
     calls: list[bool] = []
@@ -110,7 +110,7 @@ def tokenize(text: str, *, thousands: bool = True) -> list[Token]:
 def _track_calls(calls: list[bool], tokens: list[Token], found: list[Token]) -> None:
     for token in found:
         if token.text == "(":
-            calls.append(bool(tokens) and tokens[-1].text in ARITY)
+            calls.append(bool(tokens) and ARITY.get(tokens[-1].text, (0, 0))[1] > 1)
         elif token.text == ")" and calls:
             calls.pop()
 
