@@ -102,7 +102,7 @@ def function_parameters(function: Callable[..., Any]) -> FunctionParameters:
     Raises:
         ToolDefinitionError: a parameter is positional-only, variadic, not annotated, or of a type JSON cannot hold.
     """
-    doc = parse_docstring(inspect.getdoc(function))
+    doc = parse_docstring(inspect.getdoc(_unwrapped(function)))
     fields: dict[str, Any] = {}
     names: list[str] = []
     # Fields are numbered and the names are aliases, so that `from`, `json` or `model_config` are names like any other.
@@ -142,8 +142,12 @@ def _with_definitions(value: Any, definitions: Mapping[str, JsonSchema]) -> Any:
 
 def function_name(function: Callable[..., Any]) -> str:
     """What a function is called, also when it is a partial or a callable object."""
-    inner = function.func if isinstance(function, functools.partial) else function
+    inner = _unwrapped(function)
     return getattr(inner, "__name__", type(inner).__name__)
+
+
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function.func if isinstance(function, functools.partial) else function
 
 
 class _QuietSchema(GenerateJsonSchema):

@@ -228,6 +228,7 @@ def test_bound_methods_and_partials() -> None:
     assert list(properties(Shop().buy)) == ["item", "count"]
     fixed = functools.partial(calculate_math, operation="add")
     assert function_parameters(fixed).schema["required"] == ["expression"]
+    assert function_parameters(fixed).description == "Perform mathematical calculations."
 
 
 class Opaque: ...

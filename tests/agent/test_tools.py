@@ -416,7 +416,9 @@ def test_a_tool_of_a_schema() -> None:
     ]
 
 
-@pytest.mark.parametrize("schema", [{}, {"type": "object"}, {"properties": {}}, {"type": ["object", "null"], "required": []}])
+@pytest.mark.parametrize(
+    "schema", [{}, {"type": "object"}, {"properties": {}}, {"type": ["object", "null"], "required": []}]
+)
 def test_schemas_that_say_little(schema: dict[str, Any]) -> None:
     made = Tool.from_schema("t", "", schema, echo)
     assert call(made, {}) == "{}"
