@@ -22,6 +22,7 @@ from m1agent.messages import JsonSchema, ToolSpec
 # Readers meet a parameter's type and meaning before its details; servers differ in key order between protocol versions.
 KEYWORD_ORDER = ("type", "description", "enum", "const", "format", "default", "items", "properties", "required")
 LITERAL = frozenset({"enum", "const", "default", "required", "examples"})
+NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 DEFINITIONS = "#/$defs/"
 DROPPED = frozenset({"title", "$schema"})
 REFUSED_KINDS = {
@@ -61,7 +62,7 @@ def _is_shown(keyword: str, value: Any) -> bool:
 def _canonical_value(keyword: str, value: Any) -> Any:
     if keyword in LITERAL:
         return value
-    if keyword in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"):
+    if keyword in NAMED:
         named = cast("dict[str, Any]", value)
         return {
             name: canonical_schema(cast("JsonSchema", sub)) if isinstance(sub, dict) else sub
@@ -137,7 +138,16 @@ def _with_definitions(value: Any, definitions: Mapping[str, JsonSchema]) -> Any:
     reference = part.get("$ref")
     if isinstance(reference, str) and reference in definitions:
         part = definitions[reference] | {key: item for key, item in part.items() if key != "$ref"}
-    return {key: item if key in LITERAL else _with_definitions(item, definitions) for key, item in part.items()}
+    return {key: _keyword_with_definitions(key, item, definitions) for key, item in part.items()}
+
+
+def _keyword_with_definitions(keyword: str, value: Any, definitions: Mapping[str, JsonSchema]) -> Any:
+    if keyword in LITERAL:
+        return value
+    if keyword in NAMED and isinstance(value, dict):
+        named = cast("dict[str, Any]", value)
+        return {name: _with_definitions(sub, definitions) for name, sub in named.items()}
+    return _with_definitions(value, definitions)
 
 
 def function_name(function: Callable[..., Any]) -> str:

@@ -162,6 +162,14 @@ def test_a_definition_used_once_stands_where_it_is_used() -> None:
     }
 
 
+def test_definitions_reach_parameters_called_like_keywords() -> None:
+    def f(default: Point, enum: Color, properties: list[Tree]) -> None: ...
+
+    found = properties(f)
+    assert found["default"]["required"] == ["x"] and found["enum"]["enum"] == ["red", "blue"]
+    assert found["properties"] == {"type": "array", "items": {"$ref": "#/$defs/Tree"}}
+
+
 def test_a_recursive_model_keeps_its_definition() -> None:
     def f(tree: Tree) -> None: ...
 
