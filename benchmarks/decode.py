@@ -1,4 +1,6 @@
-"""Prefill and decode of m1-nano on one CPU thread, against transformers on the same weights: `python -m benchmarks.decode`.
+"""Prefill and decode of m1-nano on one CPU thread, against transformers on the same weights.
+
+Run with `python -m benchmarks.decode`.
 
 The peer runs `generate` with its own cache. It rotates whole heads where the model rotates half of each, so its tokens
 differ; the work is the same.
@@ -67,8 +69,9 @@ def _peer(folder: Path) -> torch.nn.Module:
     logging.set_verbosity_error()
     raw = json.loads((folder / "config.json").read_text())
     config = MiniMaxConfig(
-        **{key: raw[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")},
-        **{key: raw[key] for key in ("num_attention_heads", "num_key_value_heads", "num_local_experts", "rope_theta")},
+        **{key: raw[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")},
+        **{key: raw[key] for key in ("num_attention_heads", "num_key_value_heads", "num_local_experts")},
+        head_dim=raw["head_dim"], rope_theta=raw["rope_theta"],
         layer_types=["full_attention" if kind else "linear_attention" for kind in raw["attn_type_list"]],
         bos_token_id=None, eos_token_id=None, pad_token_id=0,
         **{f"{kind}_{end}_factor": raw[f"layernorm_{hub}_{end}"] for end in ("alpha", "beta")

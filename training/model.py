@@ -44,7 +44,7 @@ class Linear(nn.Module):
 
 
 class Documents:
-    """Which positions of a row belong together: masks shared by all layers. `ids` [B, T] number the documents of a row."""
+    """Which positions of a row belong together: masks shared by all layers. `ids` [B, T] number the documents."""
 
     def __init__(self, ids: Tensor) -> None:
         batch, length = ids.shape

@@ -74,7 +74,7 @@ def request(rng: random.Random, words: Words, tool: ToolSpec | None = None) -> R
     arguments = {names[0]: expression, names[1]: operation}
     if tool.parameters["properties"][names[0]].get("enum"):
         arguments = {names[0]: operation, names[1]: expression}
-    result = _result(rng)
+    result = _result(rng, operation)
     answer = ANSWERS.get(operation, "{e} = {r}.").format(e=expression, r=result)
     return Request(said, tool, arguments, result, answer)
 
@@ -261,17 +261,46 @@ def _equation(rng: random.Random, v: str) -> str:
     return f"{left}{rng.choice((' = ', ' = ', '='))}{right}"
 
 
-def _result(rng: random.Random) -> str:
+def _result(rng: random.Random, operation: str) -> str:
+    """Something the tool might say: its shape matters, its truth does not, for an answer only passes it on."""
     kind = rng.random()
+    if kind < 0.2:
+        return rng.choice((_number(rng), str(rng.randint(10**5, 10 ** rng.randint(6, 24)))))
     if kind < 0.35:
-        return _polynomial(rng, rng.choice("xxxyt")).replace("**", "^")
-    if kind < 0.55:
-        return _number(rng)
-    if kind < 0.7:
-        return _formula(rng, "x")
-    if kind < 0.8:
-        return f"x = {rng.randint(-20, 20)} or x = {rng.randint(-20, 20)}"
-    if kind < 0.9:
-        return f"{rng.randint(1, 99)}/{rng.randint(2, 99)} ≈ {rng.uniform(0, 50):.{rng.choice((4, 6))}f}"
-    return rng.choice((f"x = {rng.randint(-50, 50)}", f"({_polynomial(rng, 'x', 1)})({_polynomial(rng, 'x', 1)})", "1", "0", "∞", "no solution", "e", "π/2 ≈ 1.570796",
-                       f"x = -{rng.randint(1, 9)}, {rng.randint(1, 9)}", f"sqrt({rng.randint(2, 99)}) ≈ {rng.uniform(1, 10):.6f}"))  # fmt: skip
+        return f"{rng.randint(1, 99)}/{rng.randint(2, 99)} ≈ {rng.uniform(0, 50):.{rng.choice((4, 5, 6))}f}"
+    if kind < 0.45:
+        return rng.choice(
+            (
+                f"sqrt({rng.randint(2, 99)}) ≈ {rng.uniform(1, 10):.5f}",
+                "pi/4 ≈ 0.785398",
+                "infinity",
+                "e ≈ 2.71828",
+                "1",
+                "0",
+                "-infinity",
+                "pi/2 ≈ 1.5708",
+                "does not exist (left: -infinity, right: infinity)",
+                f"division by zero. Check the {rng.choice(('expression', 'input'))}.",
+                f"2^{rng.randint(2, 9)} * 3 * {rng.randint(5, 97)}",
+            )
+        )
+    if operation == "solve" and kind < 0.9:
+        return _roots(rng)
+    v = rng.choice("xxxyt")
+    text = _polynomial(rng, v) if rng.random() < 0.5 else _formula(rng, v)
+    if operation == "factor":
+        text = f"({_polynomial(rng, v, 1)})({_polynomial(rng, v, rng.choice((1, 2)))})"
+    return text.replace("**", "^").replace("*", rng.choice((" ", ""))) + (" + C" if operation == "integral" else "")
+
+
+def _roots(rng: random.Random) -> str:
+    roots = [
+        rng.choice(
+            (str(rng.randint(-50, 50)), f"{rng.randint(1, 9)}/{rng.randint(2, 9)}", f"-sqrt({rng.randint(2, 30)})")
+        )
+        for _ in range(rng.choice((1, 1, 2, 2, 3)))
+    ]
+    if rng.random() < 0.2:
+        return " or ".join(f"x ≈ {rng.uniform(-9, 9):.5f}" for _ in roots)
+    variable = rng.choice("xxxyt")
+    return " or ".join(f"{variable} = {root}" for root in roots)

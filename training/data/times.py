@@ -26,7 +26,7 @@ TARGET_HINT = (
     "Use 'UTC' as local timezone if no target timezone provided by the user."
 )
 NOW = ("what time is it in {p}", "what is the time in {p}", "what time is it in {p} now", "what is the current time in {p}", "what's the time in {p}",
-       "how late is it in {p}", "which day is it in {p}", "what time is it right now in {p}", "what does the clock say in {p}")  # fmt: skip
+       "how late is it in {p}", "what time is it right now in {p}", "what does the clock say in {p}")  # fmt: skip
 CONVERT = ("what time is {t} in {a} in {b}", "if it is {t} in {a}, what time is it in {b}", "convert {t} from {a} to {b} time", "what is {t} {a} time in {b}",
            "when it is {t} in {a}, what time is it in {b}", "what is {t} in {a} in {b} time", "convert {t} {a} time to {b} time")  # fmt: skip
 
