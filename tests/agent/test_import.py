@@ -34,7 +34,7 @@ def test_importing_takes_less_than_150_ms() -> None:
 
 
 def test_the_public_names_are_sorted_and_there() -> None:
-    # Constants, classes, functions: each group in alphabetical order, as ruff sorts __all__.
+    # Classes before functions, each in alphabetical order.
     assert m1agent.__all__ == [
         "Agent",
         "Conversation",
