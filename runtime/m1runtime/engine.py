@@ -20,19 +20,18 @@ from m1runtime.executor import Executor, Progress
 from m1runtime.generation import (
     Chunk,
     Completion,
-    Constraint,
     Generation,
     Stream,
-    Vocabulary,
     run_together,
 )
 from m1runtime.memory import plan_memory
 from m1runtime.model import Model
+from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
 from m1runtime.sequence import SequenceState
-from m1runtime.session import Session, token_ids
+from m1runtime.session import Session
 from m1runtime.session_file import load_sequence
-from m1runtime.tokenizer import END_OF_SENTENCE, Tokenizer
+from m1runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from m1runtime.grammar import Grammar
@@ -81,18 +80,13 @@ class Engine:
         snapshots: int = 8,
     ) -> None:
         """`prefill_chunk`: tokens a forward pass at most. `snapshots`: turn ends a session keeps, besides commits."""
-        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-            raise TokenizerError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size} rows (vocab_size); "
-                "they belong to different checkpoints"
-            )
         self.config = config
         self.tokenizer = tokenizer
         self._snapshots = snapshots
         self._executor = Executor(
             model, device=model.embed.device, dtype=model.embed.dtype, page_size=page_size, chunk=prefill_chunk
         )
-        self._vocabulary = _vocabulary(config, tokenizer, model.embed.device)
+        self._rules = Rules.of(config, tokenizer, model.embed.device)
 
     @classmethod
     def from_pretrained(
@@ -130,7 +124,7 @@ class Engine:
     @property
     def eos_ids(self) -> frozenset[int]:
         """Tokens that end a reply."""
-        return self._vocabulary.eos_ids
+        return self._rules.eos_ids
 
     @property
     def fingerprint(self) -> str:
@@ -154,7 +148,7 @@ class Engine:
             for prompt in prompts:
                 sequence = self._start(prompt)
                 sequences.append(sequence)
-                generations.append(self._generation(sequence, params, grammar))
+                generations.append(Generation(sequence, params, self._rules, grammar))
             return run_together(generations, self._executor)
         finally:
             for sequence in sequences:
@@ -171,7 +165,7 @@ class Engine:
     def load_session(self, path: str | Path) -> Session:
         """A session saved by `Session.save`. Raises SessionFileError when it is damaged or of another model."""
         sequence = load_sequence(self._executor, Path(path), keep=self._snapshots)
-        return Session(self._executor, self._vocabulary, self._start_grammar, sequence)
+        return Session(self._executor, self._rules, sequence)
 
     def stats(self) -> EngineStats:
         """Totals so far."""
@@ -207,7 +201,7 @@ class Engine:
 
     def _session(self, prompt: Prompt, *, keep: int, progress: Progress | None = None) -> Session:
         sequence = self._executor.admit(keep=keep)
-        session = Session(self._executor, self._vocabulary, self._start_grammar, sequence)
+        session = Session(self._executor, self._rules, sequence)
         session.append(self._ids(prompt), progress=progress)
         return session
 
@@ -217,17 +211,8 @@ class Engine:
         sequence.tokens = ids
         return sequence
 
-    def _generation(self, sequence: SequenceState, params: SamplingParams, grammar: Grammar | None) -> Generation:
-        constraint = self._start_grammar(grammar, params) if grammar is not None else None
-        return Generation(sequence, params, self._vocabulary, constraint)
-
-    def _start_grammar(self, grammar: Grammar, params: SamplingParams) -> Constraint:
-        if self.tokenizer is None:
-            raise TokenizerError("a grammar needs a tokenizer, and this checkpoint has none")
-        return grammar.start(self.tokenizer, max_new_tokens=params.max_new_tokens)
-
     def _check_ids(self, ids: Sequence[int]) -> list[int]:
-        checked = token_ids(ids, self.config.vocab_size)
+        checked = self._rules.check(ids)
         if not checked:
             raise SessionError("a prompt needs at least one token")
         return checked
@@ -252,15 +237,3 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
     if dtype not in names:
         raise ConfigError(f"dtype {dtype!r} is not supported; supported: {', '.join(names)}")
     return names[dtype]
-
-
-def _vocabulary(config: ModelConfig, tokenizer: Tokenizer | None, device: torch.device) -> Vocabulary:
-    eos = frozenset(config.eos_token_ids)
-    if tokenizer is not None:
-        eos |= tokenizer.eos_ids
-    ends = [*config.eos_token_ids, *sorted(eos)]
-    end = tokenizer.special_ids.get(END_OF_SENTENCE) if tokenizer else None
-    never = None
-    if tokenizer is not None and tokenizer.vocab_size < config.vocab_size:
-        never = torch.arange(config.vocab_size, device=device) >= tokenizer.vocab_size
-    return Vocabulary(eos, end if end is not None else next(iter(ends), None), never, tokenizer)

@@ -4,45 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from m1kernels.sample import apply_repetition_penalty, sample
-from m1runtime.errors import GenerationError, SessionError, TokenizerError
+from m1runtime.errors import GenerationError, SessionError
 from m1runtime.executor import Executor
+from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
 from m1runtime.sequence import SequenceState
 from m1runtime.text import TextStream
 
 if TYPE_CHECKING:
-    from m1runtime.tokenizer import Tokenizer
+    from m1runtime.grammar import Grammar
 
 _UNLIKELY = -1e30
 
 FinishReason = Literal["stop", "length", "cancelled"]
-
-
-class Constraint(Protocol):
-    """What the generation loop asks of a grammar; `m1runtime.grammar.Constraint` is the real one."""
-
-    @property
-    def done(self) -> bool:
-        """Nothing but an end token may follow."""
-        ...
-
-    def mask(self) -> Tensor | None:
-        """Allowed tokens as int32 [ceil(V/32)] on the CPU, LSB first; None allows all."""
-        ...
-
-    def try_accept(self, token: int, remaining: int) -> bool:
-        """Advances by a token with `remaining` more to come at most; False refuses it and changes nothing."""
-        ...
-
-    def forced(self, remaining: int) -> list[int]:
-        """Tokens that must follow, already accepted."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,61 +47,42 @@ class Chunk:
     completion: Completion | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What choosing and showing tokens needs: ends, the tokens never to sample [V] bool, and the tokenizer."""
-
-    eos_ids: frozenset[int]
-    end: int | None  # the end token appended when a grammar is done
-    never: Tensor | None
-    tokenizer: Tokenizer | None
-
-
 class Generation:
     """The reply of one sequence. `step` needs the sequence's logits up to date."""
 
     def __init__(
-        self,
-        sequence: SequenceState,
-        params: SamplingParams,
-        vocabulary: Vocabulary,
-        constraint: Constraint | None = None,
+        self, sequence: SequenceState, params: SamplingParams, rules: Rules, grammar: Grammar | None = None
     ) -> None:
-        if params.stop and vocabulary.tokenizer is None:
-            raise TokenizerError(
-                "stop strings need text, and this checkpoint has no tokenizer.json; use token ids alone"
-            )
-        if not sequence.tokens:
-            raise SessionError("there is nothing to continue; append at least one token first")
+        """Raises SessionError or TokenizerError when `rules` forbid such a reply, and what the grammar raises."""
+        self.budget = rules.budget(len(sequence.tokens), params)
+        self.constraint = rules.constrain(grammar, self.budget)
         self.sequence = sequence
         self.params = params
-        self.constraint = constraint
         self.ids: list[int] = []
         self.forced = 0
         self.finish_reason: FinishReason | None = None
-        self._vocabulary = vocabulary
+        self._rules = rules
         self._prompt = len(sequence.tokens)
         self.reused = max(0, self._prompt - sequence.fresh - sequence.pending)
-        tokenizer = vocabulary.tokenizer
-        self._text = TextStream(tokenizer.token_bytes, params.stop) if tokenizer else None
+        self._text = TextStream(rules.tokenizer.token_bytes, params.stop) if rules.tokenizer else None
         self._random: torch.Generator | None = None
 
     @property
     def remaining(self) -> int:
         """Tokens left in the budget."""
-        return self.params.max_new_tokens - len(self.ids)
+        return self.budget - len(self.ids)
 
     def step(self) -> Iterator[Chunk]:
         """Chooses a token and appends it and its forced run to the sequence; yields what can be shown."""
         token = self._choose()
-        if token in self._vocabulary.eos_ids:
+        if token in self._rules.eos_ids:
             self._end(token)
             return
         yield self._append([token], forced=False)
         if self.constraint is not None and self.finish_reason is None:
             yield from self._append_forced(self.constraint.forced(self.remaining))
         if self.constraint is not None and self.finish_reason != "stop" and self.constraint.done:
-            self._end(self._vocabulary.end if self.remaining else None)
+            self._end(self._rules.end if self.remaining else None)
 
     def completion(self) -> Completion:
         """The reply as far as it got; one that has not finished counts as cancelled."""
@@ -142,7 +103,7 @@ class Generation:
         return Chunk((), rest, completion=self.completion())
 
     def _append_forced(self, run: list[int]) -> Iterator[Chunk]:
-        end = next((i for i, token in enumerate(run) if token in self._vocabulary.eos_ids), len(run))
+        end = next((i for i, token in enumerate(run) if token in self._rules.eos_ids), len(run))
         if end:
             yield self._append(run[:end], forced=True)
         if end < len(run) and self.finish_reason is None:
@@ -157,7 +118,7 @@ class Generation:
             if self._text is not None and self._text.stopped:
                 self.finish_reason = "stop"
                 break
-            if len(self.ids) + len(kept) >= self.params.max_new_tokens:
+            if len(self.ids) + len(kept) >= self.budget:
                 self.finish_reason = "length"
                 break
         self.ids += kept
@@ -199,8 +160,8 @@ class Generation:
     def _logits(self) -> Tensor:
         assert self.sequence.logits is not None
         logits = self.sequence.logits[None]
-        if self._vocabulary.never is not None:
-            logits = logits.masked_fill(self._vocabulary.never, float("-inf"))
+        if self._rules.never is not None:
+            logits = logits.masked_fill(self._rules.never, float("-inf"))
         if self.params.repetition_penalty != 1:
             logits = apply_repetition_penalty(logits, sorted(set(self.sequence.tokens)), self.params.repetition_penalty)
         if self._random is None and self.params.temperature:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
-from operator import index
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,15 +12,14 @@ from torch import Tensor
 
 from m1runtime.errors import ClosedError, SessionError
 from m1runtime.executor import Executor, Progress
-from m1runtime.generation import Chunk, Completion, Constraint, Generation, Stream, Vocabulary, run_generation
+from m1runtime.generation import Chunk, Completion, Generation, Stream, run_generation
+from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
 from m1runtime.sequence import SequenceState
 from m1runtime.session_file import load_sequence, save_sequence
 
 if TYPE_CHECKING:
     from m1runtime.grammar import Grammar
-
-StartGrammar = Callable[["Grammar", SamplingParams], Constraint]
 
 
 class Session:
@@ -30,12 +28,9 @@ class Session:
     Whatever the history (splits, forks, rewinds, files), results equal one uncached forward pass over `tokens`.
     """
 
-    def __init__(
-        self, executor: Executor, vocabulary: Vocabulary, start_grammar: StartGrammar, sequence: SequenceState
-    ) -> None:
+    def __init__(self, executor: Executor, rules: Rules, sequence: SequenceState) -> None:
         self._executor = executor
-        self._vocabulary = vocabulary
-        self._start_grammar = start_grammar
+        self._rules = rules
         self._sequence = sequence
         self._reply: weakref.ref[Stream] | None = None
         self._release = weakref.finalize(self, executor.release, sequence)
@@ -60,10 +55,10 @@ class Session:
 
         `boundaries`: further rewind points, as counts of the new tokens (0 < b <= len(ids)), pinned like `commit`. Long
         inputs go in chunks;
-        `progress(done, total)` follows them. Raises SessionError for an id outside the vocabulary.
+        `progress(done, total)` follows them. Raises SessionError for an id outside the vocabulary, or too many.
         """
         self._check()
-        new = token_ids(ids, self._executor.model.config.vocab_size)
+        new = self._rules.check(ids, after=len(self._sequence.tokens))
         start = len(self._sequence.tokens)
         for boundary in boundaries:
             if not 0 < boundary <= len(new):
@@ -84,9 +79,7 @@ class Session:
     def stream(self, params: SamplingParams | None = None, grammar: Grammar | None = None) -> Stream:
         """The reply as it grows; the session refuses other calls until it ends or is closed."""
         self._check()
-        params = params or SamplingParams()
-        constraint = self._start_grammar(grammar, params) if grammar is not None else None
-        generation = Generation(self._sequence, params, self._vocabulary, constraint)
+        generation = Generation(self._sequence, params or SamplingParams(), self._rules, grammar)
         stream = Stream(generation, self._chunks(generation))
         self._reply = weakref.ref(stream)
         return stream
@@ -94,7 +87,7 @@ class Session:
     def fork(self) -> Session:
         """An independent session with the same past: one state copied, KV pages shared until written."""
         self._check()
-        return Session(self._executor, self._vocabulary, self._start_grammar, self._executor.fork(self._sequence))
+        return Session(self._executor, self._rules, self._executor.fork(self._sequence))
 
     def rewind(self, length: int) -> None:
         """Forgets the tokens beyond `length`; free at a boundary, else the tokens since the last one are recomputed."""
@@ -145,15 +138,3 @@ class Session:
         reply = self._reply() if self._reply is not None else None
         if reply is not None and not reply.finished:
             raise SessionError("a reply is being generated; iterate its stream to the end or close() it first")
-
-
-def token_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
-    """The ids as plain integers. Raises SessionError for one that is no integer or outside the vocabulary."""
-    try:
-        checked = [index(token) for token in ids]
-    except TypeError:
-        raise SessionError("token ids must be integers") from None
-    if checked and not 0 <= min(checked) <= max(checked) < vocab_size:
-        wrong = next(token for token in checked if not 0 <= token < vocab_size)
-        raise SessionError(f"token {wrong} is outside the vocabulary of {vocab_size}")
-    return checked

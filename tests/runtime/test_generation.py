@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,33 @@ def test_bfloat16_stays_near(text_folder: Path, engine: Engine) -> None:
     exact = engine.score(ids)
     assert (half.score(ids) - exact).norm() < 0.15 * exact.norm()
     assert half.stats().weight_bytes < 0.7 * engine.stats().weight_bytes
+
+
+def test_the_context_bounds_prompts_and_replies(
+    checkpoint: Callable[..., Any], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write(tmp_path, *checkpoint(max_position_embeddings=20))
+    engine = Engine.from_pretrained(folder, device="cpu", progress=False)
+    with pytest.raises(SessionError, match="21 tokens do not fit the model's context of 20"):
+        engine.score(range(21))
+    with engine.session(range(15)) as session:
+        completion = session.generate(GREEDY)
+        assert (len(completion.ids), completion.finish_reason) == (5, "length")
+        with pytest.raises(SessionError, match="fills the model's context"):
+            session.generate(GREEDY)
+        with pytest.raises(SessionError, match="do not fit"):
+            session.append([1])
+
+
+def test_threads_share_an_engine(engine: Engine) -> None:
+    params = SamplingParams(max_new_tokens=12, temperature=0)
+    prompts = [f"prompt {n}" * (n + 1) for n in range(6)]
+    expected = [engine.generate([prompt], params)[0].ids for prompt in prompts]
+
+    def reply(prompt: str) -> tuple[int, ...]:
+        with engine.session(prompt) as session, session.fork() as fork:
+            return fork.generate(params).ids
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(reply, prompts)) == expected
+    assert engine.stats().sessions == 0
