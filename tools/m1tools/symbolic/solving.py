@@ -13,7 +13,7 @@ from m1tools.symbolic.printing import approximate, decimal_digits, is_gaussian, 
 
 MAX_DEGREE = 100
 _MAX_EXACT_CHARACTERS = 40
-_STARTS = (1.0, 0.1, -1.0, 3.0, -3.0, 10.0, -10.0)
+_STARTS = (1.0, 0.1, -1.0, 3.0, -3.0)
 
 
 def solve(problem: Problem) -> str:
@@ -48,7 +48,7 @@ def _solve_one(problem: Problem, equation: Any, unknown: Any) -> str:
     if equation.is_polynomial(unknown) and sympy.degree(equation, unknown) > MAX_DEGREE:
         raise MathsError(f"the degree is too high: the limit is {MAX_DEGREE}. Solve a smaller equation.")
     numeric = equation.free_symbols == {unknown}
-    if numeric and equation.has(sympy.sin, sympy.cos, sympy.tan) and (text := _periodic(equation, unknown)):
+    if numeric and _only_inside_trigonometry(equation, unknown) and (text := _periodic(equation, unknown)):
         return text
     found = _exact(equation, unknown)
     if not found and equation.is_polynomial(unknown) and sympy.degree(equation, unknown) < 1:
@@ -99,6 +99,11 @@ def _assignment(problem: Problem, name: Any, value: Any) -> str:
     if not exact or len(exact) > _MAX_EXACT_CHARACTERS or (problem.decimal and value.is_Rational):
         return f"{name} ≈ {decimals}"
     return f"{name} = {exact}" if decimals is None or exact == decimals else f"{name} = {exact} ≈ {decimals}"
+
+
+def _only_inside_trigonometry(equation: Any, unknown: Any) -> bool:
+    functions = equation.atoms(sympy.sin, sympy.cos, sympy.tan)
+    return bool(functions) and not equation.subs(dict.fromkeys(functions, sympy.Dummy())).has(unknown)
 
 
 def _periodic(equation: Any, unknown: Any) -> str | None:

@@ -63,7 +63,12 @@ def _warm_up() -> None:
     """Fill the caches and lazy imports that the first request of a kind would pay for."""
     from m1tools.symbolic.operations import answer
 
-    for expression, operation in (("x^2 sin x", "integral"), ("x^2 - 4", "solve"), ("sin(x)/x as x -> 0", "limit")):
+    for expression, operation in (
+        ("x^2 sin x", "integral"),
+        ("x^2 - 4", "solve"),
+        ("cos x = x", "solve"),
+        ("sin(x)/x as x -> 0", "limit"),
+    ):
         answer(expression, operation)
 
 
