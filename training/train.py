@@ -137,13 +137,14 @@ class Run:
 
 
 def export(model: TrainingModel, raw: dict[str, object], folder: Path) -> None:
-    """Writes model.safetensors (bfloat16, the router in float32 as in the original layout) and config.json."""
+    """Writes the weights (bfloat16, the router in float32 as in the original layout) and the two config files."""
     tensors = {
         name: (value if name.endswith("moe.gate.weight") else value.bfloat16()).contiguous().cpu()
         for name, value in model.state_dict().items()
     }
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False}, indent=1) + "\n")
 
 
 def _split(model: TrainingModel) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
