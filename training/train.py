@@ -62,7 +62,7 @@ class Run:
         print(f"{total / 1e6:.2f}M parameters, step {self.step}, {self.tokens / 1e6:.1f}M tokens so far", flush=True)
         loss_of = torch.compile(self.loss) if options.compile else self.loss
         stream = batches(self.tokenizer, options.seed + 1000 * self.step, options.rows, options.length)
-        saved, began, average = time.monotonic(), time.monotonic(), torch.zeros(2)
+        saved, began, average, first = time.monotonic(), time.monotonic(), torch.zeros(2), self.step
         while self.seconds < options.minutes * 60:
             batch = next(stream)
             rate = self._set_rate()
@@ -80,7 +80,7 @@ class Run:
             self.tokens += batch.ids.numel()
             average = average * 0.98 + torch.stack([loss.detach().cpu(), hits.cpu()]) * 0.02
             if self.step % 50 == 0:
-                scale = 1 - 0.98 ** min(self.step, 2000)
+                scale = 1 - 0.98 ** (self.step - first)
                 shown = average / scale
                 print(f"step {self.step} {self.tokens / 1e6:.2f}M tokens {self.seconds / 60:.1f} min lr {rate:.5f} "
                       f"loss {shown[0]:.4f} reply tokens right {100 * shown[1]:.2f} %", flush=True)  # fmt: skip
