@@ -10,67 +10,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 
 from llguidance import LLMatcher
+
+from m1runtime.grammar.shape import CLOSE_ARRAY, CLOSE_OBJECT, COMMA, OPEN_OBJECT, QUOTE, Shape
 
 EXPANSIONS = 4000
 PLUNGE_STEPS = 600
 FEW = 24
 
-QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = b'"\\,{}[]'
-_VALUE_ORDER = b'"}]0123456789ntf[{,-.<'
-_RANK = {byte: rank for rank, byte in enumerate(_VALUE_ORDER)}
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Where a JSON text stands: open containers with their keys, and the string being written."""
-
-    frames: tuple[bytes, ...] = (b"",)
-    string: bytes | None = None
-    escaped: bool = False
-    key: bool = False
-    key_next: bool = False
-    free: bool = False
-    since: int = 0
-
-    def feed(self, text: bytes) -> Shape:
-        """The shape after `text`."""
-        shape = self
-        for byte in text:
-            shape = shape._in_string(byte) if shape.string is not None else shape._outside(byte)
-        return shape
-
-    def _in_string(self, byte: int) -> Shape:
-        written = (self.string or b"") + bytes((byte,))
-        if self.escaped or byte == BACKSLASH or byte != QUOTE:
-            return replace(self, string=written, escaped=byte == BACKSLASH and not self.escaped, since=self.since + 1)
-        top = self.frames[-1]
-        if self.key:
-            top += written
-        elif top.startswith(b"{") and b"=" not in top:
-            top += b"=" + (b"" if self.free else written)
-        return replace(self, frames=(*self.frames[:-1], top), string=None, key=False, free=False, since=0)
-
-    def _outside(self, byte: int) -> Shape:
-        if byte == QUOTE:
-            return replace(self, string=b"", key=self.key_next, key_next=False, since=0)
-        if byte == OPEN_OBJECT:
-            return replace(self, frames=(*self.frames, b"{"), key_next=True, since=0)
-        if byte == OPEN_ARRAY:
-            return replace(self, frames=(*self.frames, b"["), key_next=False, since=0)
-        if byte in (CLOSE_OBJECT, CLOSE_ARRAY) and len(self.frames) > 1:
-            outer = self.frames[:-1]
-            if len(outer) == 1:
-                outer = (outer[0] + b"v",)
-            return replace(self, frames=outer, key_next=False, since=0)
-        if byte == COMMA and len(self.frames) > 1:
-            inside_array = self.frames[-1].startswith(b"[")
-            frames = (*self.frames[:-1], self.frames[-1] + b",") if inside_array else self.frames
-            return replace(self, frames=frames, key_next=not inside_array, since=0)
-        return replace(self, since=self.since + 1)
+_RANK = {byte: rank for rank, byte in enumerate(b'"}]0123456789ntf[{,-.')}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +50,8 @@ def complete_fast(matcher: LLMatcher, shape: Shape) -> bytes | None:
             return node.text
         if not allowed:
             return None
-        best = min(_choices(node.shape, allowed), key=_rank)
+        top = len(node.shape.frames) == 1
+        best = min(_choices(node.shape, allowed), key=lambda byte: _rank(byte, top))
         node = _step(node, best, free=len(allowed) > FEW, owned=True)
     return None
 
@@ -152,7 +104,7 @@ def _step(node: _Node, byte: int, *, free: bool, owned: bool) -> _Node | None:
         return None
     shape = node.shape.feed(bytes((byte,)))
     if free and shape.string:
-        shape = replace(shape, free=True)
+        shape = shape.freed()
     return _forced(_Node(matcher, node.text + bytes((byte,)), shape))
 
 
@@ -209,8 +161,11 @@ def _kind(byte: int) -> object:
         return "lower"
     if char.isupper():
         return "upper"
-    return byte
+    return "digit" if char.isdigit() else byte
 
 
-def _rank(byte: int) -> int:
+def _rank(byte: int, top: bool) -> int:
+    """Closers first, then the shortest values; between calls, anything but one more."""
+    if top:
+        return byte == OPEN_OBJECT
     return _RANK.get(byte, len(_RANK) + (byte >= 0x80))

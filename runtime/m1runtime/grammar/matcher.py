@@ -84,14 +84,15 @@ class FreeText:
 class Thinking:
     """Inside a thinking block that calls must follow: anything but eos, until the budget asks for the end of it."""
 
-    __slots__ = ("calls", "path", "scanner", "vocabulary")
+    __slots__ = ("_tokens_anew", "calls", "path", "scanner", "vocabulary")
     done = False
 
     def __init__(self, calls: Guided, scanner: Scanner) -> None:
         self.vocabulary, self.calls, self.scanner = calls.program.vocabulary, calls, scanner
         written = _overlap(scanner.tail, scanner.closing)
-        texts = {scanner.closing[n:] + calls.path.text for n in (0, written)}
-        self.path = min((self.vocabulary.closing(text) for text in texts), key=len)
+        anew, continued = (self.vocabulary.closing(scanner.closing[n:] + calls.path.text) for n in (0, written))
+        self.path = min(anew, continued, key=len)
+        self._tokens_anew = len(anew)
 
     @property
     def min_tokens(self) -> int:
@@ -99,8 +100,8 @@ class Thinking:
         return len(self.path)
 
     def mask(self, remaining: int) -> Tensor:
-        """Everything but eos, or the one token that still fits."""
-        if len(self.path) >= remaining:
+        """Everything but eos, or the one token of the way out once any other would be too many."""
+        if self._tokens_anew >= remaining:
             return self.vocabulary.mask_of(self.path[:1])
         return self.vocabulary.text_mask.clone()
 

@@ -1,0 +1,84 @@
+"""Where a JSON text stands, read byte by byte: what the search for a completion merges equal states by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = b'"\\,{}[]'
+_STRUCTURE = frozenset((QUOTE, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Open containers and the string being written.
+
+    A frame is `{` with the keys written so far and the first value if that is a string (tools and unions are told apart
+    by it), or `[` with a comma for each item; the outermost frame counts finished values. `string` is None outside
+    strings; `since` counts bytes since the last structural one; `free` marks a string that could be anything.
+    """
+
+    frames: tuple[bytes, ...] = (b"",)
+    string: bytes | None = None
+    escaped: bool = False
+    key: bool = False
+    key_next: bool = False
+    free: bool = False
+    since: int = 0
+
+    def feed(self, text: bytes) -> Shape:
+        """The shape after `text`."""
+        shape, at = self, 0
+        while at < len(text):
+            if shape.string is not None:
+                shape, at = shape._in_string(text, at)
+            else:
+                end = at
+                while end < len(text) and text[end] not in _STRUCTURE:
+                    end += 1
+                if end > at:
+                    shape = replace(shape, since=shape.since + end - at)
+                if end < len(text):
+                    shape = shape._outside(text[end])
+                at = end + 1
+        return shape
+
+    def freed(self) -> Shape:
+        """The same inside a string whose contents do not matter."""
+        return replace(self, free=True)
+
+    def _in_string(self, text: bytes, at: int) -> tuple[Shape, int]:
+        end, escaped = at, self.escaped
+        while end < len(text) and (escaped or text[end] != QUOTE):
+            escaped = not escaped and text[end] == BACKSLASH
+            end += 1
+        string = (self.string or b"") + text[at:end]
+        if end == len(text):
+            return replace(self, string=string, escaped=escaped, since=self.since + end - at), end
+        top = self.frames[-1]
+        if self.key:
+            top += string + b'"'
+        elif top.startswith(b"{") and b"=" not in top:
+            top += b"=" + (b"" if self.free else string)
+        after = replace(
+            self, frames=(*self.frames[:-1], top), string=None, escaped=False, key=False, free=False, since=0
+        )
+        return after, end + 1
+
+    def _outside(self, byte: int) -> Shape:
+        outer, top = self.frames[:-1], self.frames[-1]
+        if byte == QUOTE:
+            return replace(self, string=b"", key=self.key_next, key_next=False, since=0)
+        if byte == OPEN_OBJECT:
+            return replace(self, frames=(*self.frames, b"{"), key_next=True, since=0)
+        if byte == OPEN_ARRAY:
+            return replace(self, frames=(*self.frames, b"["), key_next=False, since=0)
+        if byte == COMMA:
+            in_array = top.startswith(b"[")
+            return replace(
+                self, frames=(*outer, top + b",") if in_array else self.frames, key_next=not in_array, since=0
+            )
+        if not outer:
+            return replace(self, since=self.since + 1)
+        if len(outer) == 1:
+            outer = (outer[0] + b"v",)
+        return replace(self, frames=outer, key_next=False, since=0)
