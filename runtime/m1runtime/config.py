@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from m1runtime.errors import ConfigError
+from m1runtime.gaps import infer_from_tensors
 from m1runtime.headers import checkpoint_headers
-from m1runtime.inference import infer_from_tensors
 
 log = logging.getLogger(__name__)
 

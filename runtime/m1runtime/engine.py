@@ -113,7 +113,8 @@ class Engine:
         dtype = _dtype(dtype, device)
         has_text = (folder / "tokenizer.json").exists()
         tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
-        plan = plan_memory(config, dtype=dtype, device=device, limit=memory_limit)
+        tokens = min(4096, config.max_position_embeddings)
+        plan = plan_memory(config, dtype=dtype, device=device, tokens=tokens, limit=memory_limit)
         log.info("%s", plan)
         if progress or (progress is None and sys.stderr.isatty()):
             print(plan, file=sys.stderr)

@@ -59,6 +59,7 @@ class Executor:
         self.states = StatePool(model.config, device=device)
         self.pages = PagePool(model.config, device=device, dtype=dtype, page_size=page_size)
         self.counters = Counters()
+        self._no_state = self.states.read(0)[:0]  # what a model without lightning layers exports
         self.live: set[SequenceState] = set()
         self._lock = threading.RLock()
 
@@ -214,9 +215,8 @@ class Executor:
         for span in spans:
             sequence = span.sequence
             for length in span.boundaries if sequence.boundaries else ():
-                if output.exported is not None:
-                    state = output.exported[exported]
-                    sequence.remember(length, Snapshot(state, output.logits[row], sequence.boundaries.pop(length)))
+                state = self._no_state if output.exported is None else output.exported[exported]
+                sequence.remember(length, Snapshot(state, output.logits[row], sequence.boundaries.pop(length)))
                 row, exported = row + 1, exported + 1
             if span.ends:
                 sequence.logits = output.logits[row]

@@ -54,7 +54,7 @@ class MemoryPlan:
 
 
 def plan_memory(
-    config: ModelConfig, *, dtype: torch.dtype, device: torch.device, tokens: int = 4096, limit: int | None = None
+    config: ModelConfig, *, dtype: torch.dtype, device: torch.device, tokens: int, limit: int | None = None
 ) -> MemoryPlan:
     """The plan for a model on a device; `limit` (bytes) replaces what the machine says is available."""
     weights: dict[str, int] = {}

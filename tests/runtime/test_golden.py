@@ -29,6 +29,15 @@ def test_prefill_logits_and_state(engine: Engine, length: int, tmp_path: Path) -
     assert (state - EXPECTED[f"prefill.{length}.state0"]).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("cut", [1, 255, 256, 257, 599])
+def test_a_split_prompt(engine: Engine, cut: int) -> None:
+    ids = EXPECTED["prefill.600.ids"].tolist()
+    with engine.session(ids[:cut]) as session:
+        session.append(ids[cut:])
+        assert (session.logits - EXPECTED["prefill.600.logits"][-1]).abs().max() < 1e-4
+        assert (session.logits - engine.score(ids)[-1]).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("length", [5, 257])
 def test_greedy_tokens(engine: Engine, length: int) -> None:
     prompt = EXPECTED[f"prefill.{length}.ids"].tolist()
