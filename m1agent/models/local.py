@@ -1,0 +1,277 @@
+"""A model in this process, on m1runtime: the only file of the SDK that imports it, and only when a model is used.
+
+A thread is one runtime session. What was said stays as the tokens it was said in: new turns are tokenised piece by
+piece and appended, the model's own turns are kept as generated. Generation runs in worker threads, a token (and the run
+the grammar forces after it) at a time, so a reader that leaves, a cancellation or a limit stops it at once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import anyio.to_thread
+
+from m1agent.errors import ModelError
+from m1agent.events import ModelEvent, ReplyFinished
+from m1agent.messages import Message, Setup, Usage
+from m1agent.models.base import Settings
+from m1agent.models.turns import CLOSE, NEWLINE, opening, question
+from m1agent.prompt.envelope import CALLS_CLOSE, CALLS_OPEN, THINK_CLOSE, THINK_OPEN, Envelope, Named
+from m1agent.prompt.reply import ReplyParser
+from m1agent.prompt.template import Piece
+
+if TYPE_CHECKING:
+    from m1runtime import Chunk, Completion, Engine, Grammar, SamplingParams, Session, Stream, Tokenizer
+
+MAX_TOKENS = 1024
+PREFILL = 2048
+
+T = TypeVar("T")
+
+
+class LocalModel:
+    """A checkpoint on m1runtime.
+
+    Args:
+        source: a bundled name ("m1-nano"), a checkpoint folder, or an `Engine`. Weights are loaded at the first use.
+        max_tokens: bound of a reply where neither settings nor limits give one.
+        device, dtype: as for `Engine.from_pretrained`.
+
+    A folder's `generation_config.json` gives the sampling defaults, as in transformers: `do_sample: false` is greedy.
+    """
+
+    def __init__(
+        self, source: str | Path | Engine, *, max_tokens: int = MAX_TOKENS, device: str | None = None, dtype: Any = None
+    ) -> None:
+        self._source = source
+        self._engine: Engine | None = None
+        self._max_tokens = max_tokens
+        self._device = device
+        self._dtype = dtype
+        self._loading = threading.Lock()
+        self._defaults: Settings | None = None
+        self._grammars: list[tuple[Envelope, Grammar | None]] = []
+
+    @property
+    def name(self) -> str:
+        return Path(self._source).name if isinstance(self._source, str | Path) else "local"
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; loads the weights if they are not there yet.
+
+        Raises:
+            ModelError: the checkpoint cannot be loaded; the text says why.
+        """
+        from m1runtime import Engine, M1RuntimeError
+
+        with self._loading:
+            if self._engine is None:
+                if isinstance(self._source, Engine):
+                    self._engine = self._source
+                else:
+                    try:
+                        self._engine = Engine.from_pretrained(self._source, device=self._device, dtype=self._dtype)
+                    except M1RuntimeError as error:
+                        raise ModelError(str(error)) from error
+            return self._engine
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer. Raises ModelError when it has none."""
+        tokenizer = self.engine.tokenizer
+        if tokenizer is None:
+            raise ModelError(f"the checkpoint of '{self.name}' has no tokenizer.json; an agent needs one")
+        return tokenizer
+
+    def open(self, setup: Setup, history: Sequence[Message] = ()) -> LocalThread:
+        return LocalThread(self, opening(setup, history))
+
+    def encode(self, pieces: Iterable[Piece]) -> list[int]:
+        """Token ids of a prompt: special pieces by their id, everything else as plain text."""
+        tokenizer = self.tokenizer
+        ids: list[int] = []
+        for piece in pieces:
+            if not piece.special:
+                ids += tokenizer.encode(piece.text, special=False)
+            elif piece.text in tokenizer.special_ids:
+                ids.append(tokenizer.special_ids[piece.text])
+            else:
+                raise ModelError(f"the tokenizer of '{self.name}' has no special token {piece.text}")
+        return ids
+
+    def params(self, settings: Settings) -> SamplingParams:
+        """Sampling of a reply: the settings, else the checkpoint's defaults, else the runtime's."""
+        from m1runtime import SamplingParams
+
+        defaults = self._checkpoint_defaults()
+        temperature = _first(settings.temperature, defaults.temperature)
+        top_p = _first(settings.top_p, defaults.top_p)
+        given = {"temperature": temperature, "top_p": top_p, "seed": settings.seed}
+        return SamplingParams(
+            max_new_tokens=settings.max_tokens or self._max_tokens,
+            stop=settings.stop,
+            **{key: cast("Any", value) for key, value in given.items() if value is not None},
+        )
+
+    def grammar(self, envelope: Envelope) -> Grammar | None:
+        """The grammar of a reply, or None where it is free text. Raises m1runtime's SchemaError."""
+        for known, grammar in self._grammars:
+            if known is envelope:
+                return grammar
+        grammar = _grammar(envelope)
+        self._grammars = [*self._grammars[-7:], (envelope, grammar)]
+        return grammar
+
+    async def aclose(self) -> None:
+        """Let go of an engine that was loaded here; sessions still open keep it."""
+        if isinstance(self._source, str | Path):
+            self._engine = None
+        self._grammars = []
+
+    def _checkpoint_defaults(self) -> Settings:
+        if self._defaults is None:
+            self._defaults = _generation_defaults(self._folder())
+        return self._defaults
+
+    def _folder(self) -> Path | None:
+        from m1runtime.engine import BUNDLED
+
+        if not isinstance(self._source, str | Path):
+            return None
+        return BUNDLED.get(str(self._source), Path(self._source))
+
+
+class LocalThread:
+    """One conversation with a `LocalModel`: a runtime session, and what it has still to read."""
+
+    def __init__(self, model: LocalModel, unread: Sequence[Piece], session: Session | None = None) -> None:
+        self._model = model
+        self._session = session
+        self._unread = list(unread)
+        self._new: list[int] = []
+        self._asked = False
+        self._calls = 0
+        self._closed = False
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        held = self._session.tokens if self._session is not None else ()
+        return (*held, *self._new, *self._model.encode(self._unread))
+
+    async def respond(
+        self, new: Sequence[Message], envelope: Envelope, settings: Settings
+    ) -> AsyncGenerator[ModelEvent]:
+        if self._closed:
+            raise ModelError("the thread is closed")
+        self._unread += [*self._closing(), *question(new)]
+        self._asked = True
+        while not await _in_thread(self._read):
+            pass
+        stream = await _in_thread(lambda: self._begin(envelope, settings))
+        parser = ReplyParser(envelope, first_call=self._calls + 1)
+        completion: Completion | None = None
+        try:
+            while completion is None:
+                chunk = await _in_thread(lambda: _next(stream))
+                completion = chunk.completion
+                for event in parser.feed(chunk.text):
+                    yield event
+        finally:
+            stream.close()
+        stop = "length" if completion.finish_reason == "length" else "done"
+        events, message = parser.finish(stop)
+        for event in events:
+            yield event
+        self._calls += len(message.calls)
+        usage = Usage(completion.prompt_tokens, len(completion.ids), completion.reused_tokens, completion.forced_tokens)
+        yield ReplyFinished(message, usage, stop)
+
+    def fork(self) -> LocalThread:
+        twin = LocalThread(self._model, self._unread, self._session.fork() if self._session is not None else None)
+        twin._new, twin._asked, twin._calls = list(self._new), self._asked, self._calls
+        return twin
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._session is not None:
+            self._session.close()
+
+    def _closing(self) -> tuple[Piece, ...]:
+        """What ends the model's last turn: the template writes a newline after the end token."""
+        if not self._asked:
+            return ()
+        ended = (
+            self._session is not None
+            and not self._unread
+            and not self._new
+            and self._session.tokens[-1] in self._model.engine.eos_ids
+        )
+        return (NEWLINE,) if ended else CLOSE
+
+    def _read(self) -> bool:
+        """Compute some of the unread tokens; whether none are left."""
+        self._new += self._model.encode(self._unread)
+        self._unread = []
+        if self._session is None:
+            self._session = self._model.engine.session()
+        part = self._new[:PREFILL]
+        self._session.append(part)
+        del self._new[: len(part)]
+        return not self._new
+
+    def _begin(self, envelope: Envelope, settings: Settings) -> Stream:
+        assert self._session is not None
+        return self._session.stream(self._model.params(settings), self._model.grammar(envelope))
+
+
+def _next(stream: Stream) -> Chunk:
+    # StopIteration must not cross a thread; the chunk with the completion is always the last.
+    return next(stream)
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    return await anyio.to_thread.run_sync(function)
+
+
+def _grammar(envelope: Envelope) -> Grammar | None:
+    from m1runtime import Grammar
+    from m1runtime.grammar import ToolGrammar
+
+    if envelope.output is not None:
+        return Grammar.from_json_schema(envelope.output)
+    choice = envelope.choice
+    specs = [spec for spec in envelope.tools if not isinstance(choice, Named) or spec.name == choice.name]
+    if isinstance(choice, Named) and not specs:
+        raise ModelError(f"tool_choice names '{choice.name}', which is none of the tools")
+    if choice == "none" or not specs:
+        return None
+    return Grammar.tool_calls(
+        [ToolGrammar(spec.name, spec.parameters) for spec in specs],
+        trigger=CALLS_OPEN,
+        end=CALLS_CLOSE,
+        mode="auto" if choice == "auto" else "required",
+        parallel=envelope.parallel and not isinstance(choice, Named),
+        skip=(THINK_OPEN, THINK_CLOSE),
+    )
+
+
+def _generation_defaults(folder: Path | None) -> Settings:
+    file = folder / "generation_config.json" if folder is not None else None
+    if file is None or not file.is_file():
+        return Settings()
+    try:
+        given = cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ModelError(f"{file}: no valid JSON ({error})") from error
+    if given.get("do_sample") is False:
+        return Settings(temperature=0.0)
+    return Settings(temperature=given.get("temperature"), top_p=given.get("top_p"))
+
+
+def _first(*values: T | None) -> T | None:
+    return next((value for value in values if value is not None), None)
