@@ -50,7 +50,8 @@ def _solve_one(problem: Problem, equation: Any, unknown: Any) -> str:
     numeric = equation.free_symbols == {unknown}
     if numeric and _only_inside_trigonometry(equation, unknown) and (text := _periodic(equation, unknown)):
         return text
-    found = _exact(equation, unknown)
+    mixed = numeric and _mixes_trigonometry(equation, unknown)
+    found = None if mixed else _exact(equation, unknown)
     if not found and equation.is_polynomial(unknown) and sympy.degree(equation, unknown) < 1:
         return "no solution"
     if not found and numeric and (roots := _numeric(equation, unknown)):
@@ -104,6 +105,12 @@ def _assignment(problem: Problem, name: Any, value: Any) -> str:
 def _only_inside_trigonometry(equation: Any, unknown: Any) -> bool:
     functions = equation.atoms(sympy.sin, sympy.cos, sympy.tan)
     return bool(functions) and not equation.subs(dict.fromkeys(functions, sympy.Dummy())).has(unknown)
+
+
+def _mixes_trigonometry(equation: Any, unknown: Any) -> bool:
+    """Sums such as `cos(x) - x`, which no exact method solves and the search for one is long."""
+    trigonometric = equation.has(sympy.sin, sympy.cos, sympy.tan) and not _only_inside_trigonometry(equation, unknown)
+    return bool(trigonometric) and bool(sympy.factor(equation).as_coeff_Mul()[1].is_Add)
 
 
 def _periodic(equation: Any, unknown: Any) -> str | None:
