@@ -16,7 +16,9 @@ from m1runtime.config import ModelConfig
 from m1runtime.errors import CheckpointError
 from m1runtime.headers import SINGLE, TensorHeader, checkpoint_headers, read_tensors, shorten, write_tensors
 from m1runtime.layout import (
+    EMBED,
     HEAD,
+    Parameter,
     Placement,
     expected_tensors,
     fused_placements,
@@ -50,10 +52,8 @@ def load(
     if not headers:
         raise CheckpointError(f"{folder}: no weights; expected {SINGLE} or {SINGLE}.index.json")
     placed = match_tensors(config, headers)
-    loaded = {
-        name: torch.empty(p.shape, dtype=torch.float32 if p.full else dtype, device=device)
-        for name, p in parameters(config).items()
-    }
+    device = torch.device(device)
+    loaded = {name: _empty(name, p, dtype, device) for name, p in parameters(config).items()}
     by_file: dict[Path, list[str]] = {}
     for name in placed:
         by_file.setdefault(headers[name].file, []).append(name)
@@ -109,3 +109,11 @@ def save_checkpoint(loaded: Mapping[str, Tensor], config: ModelConfig, folder: s
 def hub_tensors(loaded: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The runtime's parameters under the hub's names, one contiguous tensor each."""
     return {name: loaded[p.parameter][p.where].contiguous() for name, p in placements(config).items()}
+
+
+def _empty(name: str, parameter: Parameter, dtype: torch.dtype, device: torch.device) -> Tensor:
+    dtype = torch.float32 if parameter.full else dtype
+    if device.type == "cpu" and len(parameter.shape) == 2 and name != EMBED:
+        # Matrices lie input-major on a CPU: products with one token then read memory up to 1.5 times as fast.
+        return torch.empty(parameter.shape[::-1], dtype=dtype).t()
+    return torch.empty(parameter.shape, dtype=dtype, device=device)
