@@ -9,16 +9,19 @@ that it is the shortest rests on the merging, which looks at keys and positions 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
 from llguidance import LLMatcher
 
-from m1runtime.grammar.shape import CLOSE_ARRAY, CLOSE_OBJECT, COMMA, OPEN_OBJECT, QUOTE, Shape
+from m1runtime.grammar.shape import BACKSLASH, CLOSE_ARRAY, CLOSE_OBJECT, COMMA, OPEN_OBJECT, QUOTE, Shape
 
-EXPANSIONS = 4000
-PLUNGE_STEPS = 600
+EXPANSIONS = 2500
+PLUNGE_STEPS = 5000
+VARIANTS = 4
+"""Prefixes of one scalar kept though the same bytes may follow them: enum entries and multiples can differ later."""
 FEW = 24
 
 _RANK = {byte: rank for rank, byte in enumerate(b'"}]0123456789ntf[{,-.')}
@@ -39,10 +42,10 @@ class _Node:
     shape: Shape
 
 
-def complete_fast(matcher: LLMatcher, shape: Shape) -> bytes | None:
-    """Some completion, found by always taking the most closing byte; None if that does not end soon."""
+def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int) -> bytes | None:
+    """Some completion, found by always taking the most closing byte; None if it is far beyond `limit` tokens."""
     node = _forced(_Node(matcher.deep_copy(), b"", shape))
-    for _ in range(PLUNGE_STEPS):
+    for _ in range(min(4 * limit + 64, PLUNGE_STEPS)):
         if node is None:
             return None
         allowed, accepting = _allowed(node.matcher)
@@ -68,15 +71,13 @@ def complete_shortest(
         return None
     order = count()
     heap = [(cost(start.text), next(order), start)]
-    seen: set[object] = set()
-    for _ in range(EXPANSIONS):
-        if not heap:
-            return None
+    seen: Counter[object] = Counter()
+    while heap and len(seen) < EXPANSIONS:
         spent, _, node = heapq.heappop(heap)
         allowed, accepting = _allowed(node.matcher)
         if accepting:
             return Completion(node.text, shortest=True)
-        if merge and not _first_visit(node, allowed, seen):
+        if not _worth_visiting(node, allowed, seen, merge):
             continue
         for byte in _choices(node.shape, allowed) if merge else _representatives(allowed):
             after = _step(node, byte, free=len(allowed) > FEW, owned=False)
@@ -88,14 +89,16 @@ def complete_shortest(
     return None
 
 
-def _first_visit(node: _Node, allowed: list[int], seen: set[object]) -> bool:
+def _worth_visiting(node: _Node, allowed: list[int], seen: Counter[object], merge: bool) -> bool:
+    """One visit to a place between values or in free text; a few in scalars, whose end may depend on their start."""
     shape = node.shape
-    string = None if shape.free and not shape.key else shape.string
-    place = (shape.frames, string, shape.escaped, shape.key_next, shape.since, tuple(allowed))
-    if place in seen:
-        return False
-    seen.add(place)
-    return True
+    if not merge:
+        seen[node.text] += 1
+        return True
+    place = (shape.frames, shape.string is None, shape.key and shape.string, shape.escaped, shape.key_next, shape.since)
+    seen[place, tuple(allowed)] += 1
+    scalar = shape.since > 0 and not shape.free and not shape.key
+    return seen[place, tuple(allowed)] <= (VARIANTS if scalar else 1)
 
 
 def _step(node: _Node, byte: int, *, free: bool, owned: bool) -> _Node | None:
@@ -103,7 +106,7 @@ def _step(node: _Node, byte: int, *, free: bool, owned: bool) -> _Node | None:
     if not matcher.consume_token(byte):
         return None
     shape = node.shape.feed(bytes((byte,)))
-    if free and shape.string:
+    if free and shape.string is not None and byte != QUOTE:
         shape = shape.freed()
     return _forced(_Node(matcher, node.text + bytes((byte,)), shape))
 
@@ -150,7 +153,8 @@ def _representatives(allowed: list[int]) -> list[int]:
     kinds: dict[object, int] = {}
     for byte in allowed:
         kinds.setdefault(_kind(byte), byte)
-    return list(kinds.values())
+    plain = {kind: byte for kind, byte in kinds.items() if kind not in ("high", BACKSLASH)}
+    return list((plain or kinds).values())
 
 
 def _kind(byte: int) -> object:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 from torch import Tensor
 
 from m1runtime.errors import SchemaError
@@ -14,6 +14,8 @@ from m1runtime.grammar.closing import Completion, Shape, complete_fast, complete
 from m1runtime.grammar.vocabulary import Vocabulary, byte_tokenizer
 
 UNBOUNDED = 1 << 30
+LIMITS = LLParserLimits(max_items_in_row=20_000, step_max_items=400_000)
+"""The defaults refuse 600 tools, or one of 600 optional arguments."""
 MARGIN = 8
 """Where bytes are forced, a mask holds their canonical token alone; near the end of the budget the completion's own
 (fewer) tokens are allowed beside it."""
@@ -30,8 +32,8 @@ class Program:
         grammar = LLMatcher.grammar_from_lark(lark)
         self.vocabulary = vocabulary
         self.json = json
-        self.matcher = LLMatcher(vocabulary.llg, grammar, log_level=0)
-        self.bytes_matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
+        self.matcher = LLMatcher(vocabulary.llg, grammar, log_level=0, limits=LIMITS)
+        self.bytes_matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=LIMITS)
         for matcher in (self.matcher, self.bytes_matcher):
             if matcher.is_error():
                 raise SchemaError(f"the grammar cannot be compiled: {matcher.get_error()}")
@@ -40,7 +42,7 @@ class Program:
     def start(self) -> Guided | None:
         """The initial state, its shortest completion known; None if no completion was found."""
         first = Guided(self, self.matcher, self.bytes_matcher, b"", Shape(), Path((), b"", False))
-        path = first.search(UNBOUNDED)
+        path = first.search(UNBOUNDED) or first.search_fast(UNBOUNDED)
         return None if path is None else replace(first, path=path)
 
 
@@ -193,7 +195,7 @@ class Guided:
         """Some completion of at most `limit` tokens, found greedily."""
         if self.matcher.is_stopped():
             return None
-        text = complete_fast(self.bytes_matcher, self.shape)
+        text = complete_fast(self.bytes_matcher, self.shape, limit=limit)
         path = None if text is None else self.check(text, shortest=False)
         return None if path is None or len(path.tokens) > limit else path
 

@@ -23,8 +23,12 @@ Schema: TypeAlias = "dict[str, Any] | bool"
 
 MAX_DEPTH = 100
 """Nested JSON levels; llguidance's own reader stops at 128."""
-MAX_NODES = 200_000
+MAX_NODES = 100_000
+MAX_KEYS = 1000
+"""Compile time grows with the square of the keys of one object: 0.2 s here."""
 MAX_COUNT = 2**31 - 1
+MAX_LEAST = 1000
+"""A minLength or minItems above this is left to validation; shorter ones must be searchable within a budget."""
 
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"})
 TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
@@ -59,7 +63,7 @@ _DECLARES_MORE = frozenset(
         "$ref",
         "$dynamicRef",
     }
-    | {"if", "then", "else", "dependentSchemas", "dependencies", "not", "propertyNames", "minProperties"}
+    | {"if", "then", "else", "dependentSchemas", "dependencies", "not", "propertyNames"}
 )
 
 
@@ -150,6 +154,8 @@ def _too_big(schema: object) -> str | None:
     level: list[object] = [schema]
     nodes = 0
     for _ in range(MAX_DEPTH):
+        if any(isinstance(node, dict) and len(cast("dict[str, Any]", node)) > MAX_KEYS for node in level):
+            return f"more than {MAX_KEYS} keys in one object"
         level = [child for node in level for child in _children(node)]
         nodes += len(level)
         if nodes > MAX_NODES:
@@ -237,8 +243,9 @@ def _unusable(keyword: str, value: Any) -> str | None:
     if keyword == "$ref" and not (isinstance(value, str) and value.startswith("#")):
         return "only references within the schema can be resolved"
     if keyword in _COUNTS:
-        usable = isinstance(value, (int, float)) and value == value // 1 and 0 <= value <= MAX_COUNT
-        return None if usable else "not a count below 2^31"
+        most = MAX_LEAST if keyword in ("minLength", "minItems") else MAX_COUNT
+        usable = isinstance(value, (int, float)) and value == value // 1 and 0 <= value <= most
+        return None if usable else f"not a count up to {most}"
     if keyword in _BOUNDS:
         usable = isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
         return None if usable else "not a finite number"

@@ -51,7 +51,7 @@ class Shape:
         while end < len(text) and (escaped or text[end] != QUOTE):
             escaped = not escaped and text[end] == BACKSLASH
             end += 1
-        string = (self.string or b"") + text[at:end]
+        string = b"" if self.free and not self.key else (self.string or b"") + text[at:end]
         if end == len(text):
             return replace(self, string=string, escaped=escaped, since=self.since + end - at), end
         top = self.frames[-1]
