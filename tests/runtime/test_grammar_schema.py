@@ -1,0 +1,158 @@
+"""What of a schema the grammar enforces, what it reports, and that one bad tool leaves its siblings alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher
+
+from m1runtime.errors import SchemaError
+from m1runtime.grammar import Grammar, ToolGrammar
+from m1runtime.grammar.schema import FORMATS
+from m1runtime.grammar.vocabulary import byte_tokenizer
+
+GOOD = ToolGrammar("good", {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]})
+
+
+class Bytes:
+    """A tokenizer of single bytes."""
+
+    vocab_size = 257
+    token_bytes = [*(bytes([i]) for i in range(256)), b"<end>"]  # noqa: RUF012
+    special_ids = {"<end>": 256}  # noqa: RUF012
+    eos_ids = frozenset({256})
+    llg = byte_tokenizer()
+
+
+BYTES = Bytes()
+
+
+def takes(grammar: Grammar, text: str) -> bool:
+    constraint = grammar.start(BYTES, max_new_tokens=100_000)
+    return all(constraint.try_accept(b, 50_000) for b in (*text.encode(), 256))
+
+
+def call(name: str, arguments: object) -> str:
+    return f"<tool_calls>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_calls>"
+
+
+def beside_good(schema: Any) -> Grammar:
+    """The schema's tool and a good one; the good one must work whatever the schema is."""
+    grammar = Grammar.tool_calls([ToolGrammar("tool", schema), GOOD], mode="required")
+    assert [report.name for report in grammar.reports] == ["tool", "good"]
+    assert grammar.reports[1].enforced
+    assert takes(grammar, call("good", {"x": 7})) and not takes(grammar, call("good", {"x": "7"}))
+    return grammar
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "lost"),
+    [
+        ({"properties": {"a": {"type": "array", "uniqueItems": True}}}, [("/properties/a", "uniqueItems")]),
+        ({"properties": {"a": {"not": {"type": "null"}}}}, [("/properties/a", "not")]),
+        ({"properties": {"a/b": {"pattern": "(?=x)y", "type": "string"}}}, [("/properties/a~1b", "pattern")]),
+        ({"type": "dict", "properties": {"a": {"type": "any"}}}, [("", "type"), ("/properties/a", "type")]),
+        ({"properties": {"a": {"$ref": "https://example.org/x"}}}, [("/properties/a", "$ref")]),
+        ({"properties": {"a": {"maximum": 10**400}}}, [("/properties/a", "maximum")]),
+        ({"properties": {"a": {}, "b": {}}, "minProperties": 1, "additionalProperties": True}, [("", "minProperties")]),
+        ({"properties": {"a": {"minLength": 10**6, "type": "string"}}}, [("/properties/a", "minLength")]),
+        ({"anyOf": [{"required": ["a"]}], "if": {}, "then": {}}, [("", "if"), ("", "then")]),
+    ],
+)
+def test_a_keyword_that_cannot_be_enforced_is_reported_where_it_stands(
+    schema: Any, lost: list[tuple[str, str]]
+) -> None:
+    report = beside_good(schema).reports[0]
+    assert [(item.path, item.keyword) for item in report.unenforced] == lost
+    assert all(item.why for item in report.unenforced) and not report.enforced
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        *(nested(10_000), 7, None, "x", [], False, {"properties": {"a": 5}}, {"required": "a"}, {"enum": []}),
+        {"properties": {f"p{i}": {} for i in range(2000)}},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+    ],
+    ids=range(11),
+)
+def test_a_tool_nobody_can_compile_becomes_a_free_object(schema: Any) -> None:
+    grammar = beside_good(schema)
+    assert [(item.path, item.keyword) for item in grammar.reports[0].unenforced] == [("", "*")]
+    assert takes(grammar, call("tool", {"anything": [1, None]})) and not takes(grammar, call("tool", [1]))
+
+
+def test_deep_and_wide_schemas_compile() -> None:
+    assert beside_good(nested(40)).reports[0].enforced
+    entries = [f"entry {i}" for i in range(10_000)]
+    grammar = beside_good({"properties": {"e": {"enum": entries}}, "required": ["e"]})
+    assert grammar.reports[0].enforced
+    assert takes(grammar, call("tool", {"e": "entry 9999"})) and not takes(grammar, call("tool", {"e": "entry 10000"}))
+
+
+def test_an_unknown_format_is_an_annotation_and_the_known_ones_compile() -> None:
+    report = beside_good({"properties": {"a": {"type": "string", "format": "color"}}}).reports[0]
+    assert report.enforced
+    for name in FORMATS:
+        text = json.dumps({"type": "string", "format": name})
+        assert LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: %json {text}")) == ""
+
+
+@pytest.mark.parametrize(
+    ("schema", "open_"),
+    [
+        ({"properties": {"a": {}}}, False),
+        ({"properties": {}}, False),
+        ({"type": "object"}, True),
+        ({}, True),
+        (True, True),
+        ({"properties": {"a": {}}, "additionalProperties": True}, True),
+        ({"properties": {"a": {}}, "additionalProperties": {"type": "integer"}}, True),
+        ({"properties": {"a": {}}, "additionalProperties": False}, False),
+        ({"properties": {"a": {}}, "patternProperties": {"^z": {}}}, True),
+    ],
+)
+def test_arguments_are_the_declared_ones_unless_the_schema_says_otherwise(schema: Any, open_: bool) -> None:
+    grammar = beside_good(schema)
+    assert grammar.reports[0].enforced
+    assert takes(grammar, call("tool", {"zz": 1})) is open_
+    assert not takes(grammar, call("tool", 1))
+
+
+def test_nested_objects_close_too_but_not_beside_combinators() -> None:
+    inner = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    grammar = beside_good({"properties": {"a": inner, "b": {"allOf": [inner, {"properties": {"y": {}}}]}}})
+    assert takes(grammar, call("tool", {"a": {"x": 1}})) and not takes(grammar, call("tool", {"a": {"x": 1, "y": 2}}))
+    assert takes(grammar, call("tool", {"b": {"x": 1, "y": 2}}))
+
+
+def test_from_json_schema_follows_the_specification_and_refuses_what_nobody_can_compile() -> None:
+    assert takes(Grammar.from_json_schema({"type": "object", "properties": {"a": {}}}), '{"zz": 1}')
+    assert takes(Grammar.from_json_schema({"type": "object"}, separators=(",", ":")), '{"zz":1}')
+    assert not takes(Grammar.from_json_schema({"type": "object"}), '{"zz":1}')
+    partly = Grammar.from_json_schema({"type": "array", "uniqueItems": True})
+    assert [item.keyword for item in partly.reports[0].unenforced] == ["uniqueItems"]
+    for broken in (nested(10_000), {"properties": {"a": 5}}, {"enum": []}):
+        with pytest.raises(SchemaError):
+            Grammar.from_json_schema(broken)
+
+
+def test_options_in_a_schema_do_not_reach_the_grammar() -> None:
+    schema = {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "x-guidance": {"item_separator": ";"}}
+    grammar = beside_good(schema)
+    assert takes(grammar, call("tool", {"a": 1, "b": 2}))
+
+
+def test_tool_lists_that_make_no_sense_are_errors() -> None:
+    for tools, most in (([], None), ([GOOD, GOOD], None), ([GOOD], 0)):
+        with pytest.raises(SchemaError):
+            Grammar.tool_calls(tools, max_calls=most)
