@@ -6,13 +6,15 @@ quadratic time, and logs a traceback for every line that is not JSON-RPC. On Win
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
 import anyio
 from anyio.abc import Process
@@ -45,7 +47,16 @@ class ChildLog:
         lines = self.file.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1].strip() if lines else ""
 
-    def close(self) -> None:
+    def text(self) -> IO[str]:
+        """The same file, for writers of text."""
+        return io.TextIOWrapper(self.file, "utf-8", "replace", write_through=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.file.close()
 
 
@@ -68,19 +79,18 @@ async def stdio_transport(server: StdioServer, log: ChildLog) -> AsyncGenerator[
     )
     received, incoming = anyio.create_memory_object_stream["SessionMessage | Exception"](0)
     outgoing, sent = anyio.create_memory_object_stream["SessionMessage"](0)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_read, process, received)
-        tasks.start_soon(_write, process, sent, received)
-        try:
-            yield incoming, outgoing
-        finally:
-            with anyio.CancelScope(shield=True):
-                incoming.close()
-                outgoing.close()
-                await _stop(process)
-            tasks.cancel_scope.cancel()
-    for stream in (received, incoming, outgoing, sent):
-        stream.close()
+    with received, incoming, outgoing, sent:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_read, process, received)
+            tasks.start_soon(_write, process, sent, received)
+            try:
+                yield incoming, outgoing
+            finally:
+                with anyio.CancelScope(shield=True):
+                    incoming.close()
+                    outgoing.close()
+                    await _stop(process)
+                tasks.cancel_scope.cancel()
 
 
 async def _read(process: Process, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:

@@ -1,0 +1,185 @@
+"""Between a transport and the mcp client: what one bad server does must not cost its good tools, or ten seconds.
+
+`tools/list` answers are repaired in flight, because the client refuses a whole page for one tool it cannot read. A
+server that ignores `server/discover` is told for, after `PROBE_SECONDS`, that it has no such method, so that the client
+goes on with the older handshake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+from m1agent.messages import JsonSchema
+
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+    from mcp.shared._stream_protocols import ReadStream, WriteStream
+    from mcp.shared.message import SessionMessage
+
+    Item: TypeAlias = SessionMessage | Exception
+    Transport: TypeAlias = AbstractAsyncContextManager[tuple[ReadStream[Item], WriteStream[SessionMessage]]]
+
+PROBE_SECONDS = 3.0
+METHOD_NOT_FOUND = -32601
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTool:
+    """A tool as its server lists it, as far as it can be used."""
+
+    name: str
+    description: str
+    schema: JsonSchema
+    has_output_schema: bool
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BadTool:
+    """A tool that is left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Wire:
+    """What was seen of one connection."""
+
+    tools: dict[str, ListedTool] = field(default_factory=dict[str, ListedTool])
+    bad: dict[str, BadTool] = field(default_factory=dict[str, BadTool])
+    closed: bool = False
+
+    def repair(self, result: dict[str, Any]) -> None:
+        """Keep of a `tools/list` result what the client will accept, and remember the rest."""
+        listed: Any = result.get("tools")
+        if not isinstance(listed, list):
+            return
+        kept: list[dict[str, Any]] = []
+        for index, entry in enumerate(cast("list[Any]", listed)):
+            read = _read_tool(entry, index)
+            if isinstance(read, ListedTool) and read.name in self.tools:
+                read = BadTool(read.name, "listed twice; the first one is used")
+            if isinstance(read, BadTool):
+                self.bad[read.name] = read
+                continue
+            self.tools[read.name] = read
+            kept.append({"name": read.name, "description": read.description, "inputSchema": read.schema})
+        result["tools"] = kept
+
+
+def _read_tool(entry: Any, index: int) -> ListedTool | BadTool:
+    if not isinstance(entry, dict):
+        return BadTool(f"#{index}", f"no object but {type(entry).__name__}")
+    tool = cast("dict[str, Any]", entry)
+    name, schema = tool.get("name"), tool.get("inputSchema")
+    if not isinstance(name, str) or not name:
+        return BadTool(f"#{index}", "it has no name")
+    if not isinstance(schema, dict):
+        return BadTool(name, f"its inputSchema is no object but {type(schema).__name__}")
+    given = cast("JsonSchema", schema)
+    if given.get("type", "object") != "object":
+        return BadTool(name, f"its inputSchema is of type {given['type']!r}, not object")
+    description, hints = tool.get("description"), tool.get("annotations")
+    return ListedTool(
+        name,
+        description if isinstance(description, str) else "",
+        given if "type" in given else {"type": "object", **given},
+        isinstance(tool.get("outputSchema"), dict),
+        isinstance(hints, dict) and cast("dict[str, Any]", hints).get("readOnlyHint") is True,
+    )
+
+
+@asynccontextmanager
+async def watched(
+    transport: Transport, wire: Wire
+) -> AsyncGenerator[tuple[MemoryObjectReceiveStream[Item], WriteStream[SessionMessage]]]:
+    """The streams of `transport`, with `wire` looking on and repairing."""
+    async with transport as (read, write):
+        forward, incoming = anyio.create_memory_object_stream["Item"](0)
+        with forward, incoming:
+            async with anyio.create_task_group() as tasks:
+                outgoing = _Outgoing(write, wire, forward, tasks)
+                tasks.start_soon(_pump, read, outgoing)
+                try:
+                    yield incoming, outgoing
+                finally:
+                    tasks.cancel_scope.cancel()
+
+
+async def _pump(read: ReadStream[Item], outgoing: _Outgoing) -> None:
+    from mcp.shared.message import SessionMessage
+    from mcp_types import JSONRPCResponse
+
+    try:
+        async for item in read:
+            if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCResponse):
+                outgoing.answered(item.message.id, item.message.result)
+            await outgoing.forward.send(item)
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass
+    finally:
+        outgoing.wire.closed = True
+        outgoing.forward.close()
+
+
+class _Outgoing:
+    """The client's way out; remembers which requests' answers matter."""
+
+    def __init__(
+        self, write: WriteStream[SessionMessage], wire: Wire, forward: MemoryObjectSendStream[Item], tasks: TaskGroup
+    ) -> None:
+        self.wire = wire
+        self.forward = forward
+        self._write = write
+        self._tasks = tasks
+        self._listings: set[object] = set()
+        self._probes: dict[object, anyio.CancelScope] = {}
+
+    async def send(self, item: SessionMessage, /) -> None:
+        from mcp_types import JSONRPCRequest
+
+        if isinstance(item.message, JSONRPCRequest):
+            if item.message.method == "tools/list":
+                self._listings.add(item.message.id)
+            elif item.message.method == "server/discover":
+                self._tasks.start_soon(self._give_up, item.message.id)
+        await self._write.send(item)
+
+    def answered(self, request: object, result: dict[str, Any]) -> None:
+        if request in self._listings:
+            self._listings.discard(request)
+            self.wire.repair(result)
+        if request in self._probes:
+            self._probes[request].cancel()
+
+    async def _give_up(self, request: Any) -> None:
+        from mcp.shared.message import SessionMessage
+        from mcp_types import ErrorData, JSONRPCError
+
+        with anyio.CancelScope() as scope:
+            self._probes[request] = scope
+            await anyio.sleep(PROBE_SECONDS)
+            error = ErrorData(code=METHOD_NOT_FOUND, message="no answer to server/discover")
+            try:
+                await self.forward.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=request, error=error)))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return
+
+    async def aclose(self) -> None:
+        await self._write.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self.aclose()

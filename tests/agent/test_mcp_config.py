@@ -1,0 +1,77 @@
+"""Server configurations and tool names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m1agent.errors import McpError
+from m1agent.mcp.config import HttpServer, StdioServer, as_servers, load_servers
+from m1agent.mcp.naming import decode, encode, tool_name
+
+USUAL: dict[str, Any] = {
+    "mcpServers": {
+        "git": {"command": "git-mcp", "args": ["--repo", "${REPO:-.}"], "env": {"TOKEN": "${SECRET}"}, "cwd": "/"},
+        "web": {"url": "https://u:pw1234@example.com/mcp?key=k3y9", "headers": {"Authorization": "Bearer ${SECRET}"}},
+        "off": {"command": "x", "disabled": True},
+    }
+}
+
+
+def test_the_usual_form_from_dict_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "s3cret")
+    (tmp_path / "mcp.json").write_text(json.dumps(USUAL))
+    git, web = load_servers(USUAL)
+    assert load_servers(tmp_path / "mcp.json") == (git, web)
+    assert git == StdioServer("git", "git-mcp", ("--repo", "."), {"TOKEN": "s3cret"}, "/")
+    assert isinstance(web, HttpServer) and web.headers == {"Authorization": "Bearer s3cret"}
+    assert {"s3cret", "u:pw1234", "k3y9"} <= set(web.secrets)
+    assert "s3cret" not in repr((git, web)) and "pw1234" not in repr(web)
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({}, 'no "mcpServers" object'),
+        ({"mcpServers": {"a": 3}}, "server 'a': expected an object"),
+        ({"mcpServers": {"a": {}}}, """server 'a': needs "command" .* or "url\""""),
+        ({"mcpServers": {"a": {"command": ["x"]}}}, "server 'a', command: expected text"),
+        ({"mcpServers": {"a": {"command": "x", "env": {"K": 1}}}}, "server 'a', env.K: expected text"),
+        ({"mcpServers": {"a": {"command": "${NOT_SET_ANYWHERE}"}}}, "NOT_SET_ANYWHERE is not set"),
+        ({"mcpServers": {"a": {"url": "ftp://x"}}}, "url must begin with http"),
+        ({"mcpServers": {"a": {"command": "x", "call_seconds": 0}}}, "must be above 0"),
+    ],
+)
+def test_mistakes_are_named(document: dict[str, Any], text: str) -> None:
+    with pytest.raises(McpError, match=text):
+        load_servers(document)
+
+
+def test_two_servers_of_one_name() -> None:
+    with pytest.raises(McpError, match="two MCP servers are called 'a'"):
+        as_servers([StdioServer("a", "x"), StdioServer("a", "y")])
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_names_are_safe_and_reversible(server: str, tool: str) -> None:
+    assert decode(encode(tool)) == tool
+    name = tool_name(server, tool)
+    assert len(name) <= 64 and all(c.isascii() and (c.isalnum() or c in "_-") for c in name)
+
+
+@given(
+    st.lists(st.tuples(st.text("a_-x.", min_size=1, max_size=4), st.text("a_-x.", min_size=1, max_size=4)), min_size=2)
+)
+def test_different_tools_have_different_names(pairs: list[tuple[str, str]]) -> None:
+    names = {tool_name(*pair) for pair in pairs}
+    assert len(names) == len(set(pairs))
+
+
+def test_long_names_keep_apart() -> None:
+    long = "read_the_contents_of_a_very_long_named_tool_that_goes_on_and_on_"
+    assert tool_name("server", long + "a") != tool_name("server", long + "b")
