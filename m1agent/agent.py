@@ -132,7 +132,7 @@ class Agent:
             talk.append(message)
         hub, connected_here = await self._connect()
         try:
-            tools = gather_tools([self.tools, *(hub.tools if hub else ())])
+            tools = self._all_tools(hub)
             await talk.attach(self.model, Setup(self._instructions(), tools.specs))
             run = Run(
                 talk,
@@ -171,6 +171,11 @@ class Agent:
             cancel=cancel,
         )
         return self._entered_portal.call(run) if self._entered_portal else run_blocking(run)
+
+    def setup(self) -> Setup:
+        """What a model reads before the first turn: instructions, and all tools connected in this event loop."""
+        here = self._hub is not None and self._hub.loop is asyncio.get_running_loop()
+        return Setup(self._instructions(), self._all_tools(self._hub if here else None).specs)
 
     async def aclose(self) -> None:
         """Disconnect the servers and close the model if the agent loaded it. Calling it again does nothing."""
@@ -214,6 +219,9 @@ class Agent:
         portal, self._portal, self._entered_portal = self._portal, None, None
         if portal is not None:
             portal.__exit__(None, None, None)
+
+    def _all_tools(self, hub: McpHub | None) -> Toolset:
+        return gather_tools([self.tools, *(hub.tools if hub else ())])
 
     def _instructions(self) -> str:
         asked = self._output.instructions() if self._output is not None else ""

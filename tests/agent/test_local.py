@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,21 +23,6 @@ from m1agent.models.local import LocalModel
 from m1agent.models.turns import CLOSE, opening, question
 from m1agent.prompt.envelope import Envelope
 from m1agent.tools import tool
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = Path(__file__).parents[1] / "runtime" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("small_checkpoints", path)
-    assert spec and spec.loader
-    small = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(small)
-    made: Path = small.write_checkpoint(
-        tmp_path_factory.mktemp("model"), *small.random_checkpoint(seed=4, vocab_size=288)
-    )
-    (made / "tokenizer.json").write_text(small.small_tokenizer())
-    (made / "tokenizer_config.json").write_text('{"eos_token": "<end_of_sentence>"}')
-    return made
 
 
 @pytest.fixture

@@ -1,0 +1,219 @@
+"""The command line: `m1agent run`, `m1agent tools`, `m1agent models`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from m1agent.errors import M1AgentError
+from m1agent.tools import Tool, installed_toolsets, load_toolset
+
+EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+RUN_HELP = """\
+Answer a question with a model and tools, and show what happens.
+
+  m1agent run "What is the derivative of 3x^2 + 2x - 1?"
+  m1agent run "What time is it in Tokyo?" --mcp-command "python -m mcp_server_time --local-timezone UTC"
+"""
+RUN_EPILOG = """\
+exit codes: 0 answered, 1 stopped before an answer (a limit, a loop, a failing model), 2 wrong usage, 130 interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code."""
+    given = build_parser().parse_args(arguments)
+    try:
+        return given.command(given)
+    except M1AgentError as error:
+        print(f"m1agent: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader left; a second error while Python flushes stdout would only confuse.
+        sys.stdout = None  # type: ignore[assignment]
+        return EXIT_DONE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The argument parser, with every command and option."""
+    parser = argparse.ArgumentParser(prog="m1agent", description="Agents whose tool calls are valid by construction.")
+    parser.add_argument("--version", action="version", version=f"m1agent {version('m1agent')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands)
+    tools = commands.add_parser("tools", help="list the installed tools", description="List the installed tools.")
+    tools.add_argument("--json", action="store_true", help="print names, descriptions and schemas as JSON")
+    tools.set_defaults(command=list_tools)
+    models = commands.add_parser("models", help="list the models", description="List the models that can be named.")
+    models.add_argument("--json", action="store_true", help="print as JSON")
+    models.set_defaults(command=list_models)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run: argparse.ArgumentParser = commands.add_parser(
+        "run",
+        help="answer a question",
+        description=RUN_HELP,
+        epilog=RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("question", help='what to ask; "-" reads it from stdin')
+    run.add_argument("--model", default="m1-nano", help="a bundled model or a checkpoint folder (default: m1-nano)")
+    run.add_argument("--instructions", default="", metavar="TEXT", help="what outranks the question")
+    run.add_argument(
+        "--tools", metavar="NAMES", help='toolsets, comma separated, or "none" (default: every installed one)'
+    )
+    run.add_argument("--mcp", metavar="FILE", help='MCP servers: a JSON file with "mcpServers"')
+    run.add_argument(
+        "--mcp-command",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="start this program as an MCP server over stdio; may be given more than once",
+    )
+    run.add_argument("--max-steps", type=_positive, default=20, metavar="N", help="replies at most (default: 20)")
+    run.add_argument("--max-tokens", type=_positive, metavar="N", help="tokens of one reply at most")
+    run.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default: the model's own)")
+    run.add_argument("--seed", type=int, metavar="N", help="makes sampling reproducible")
+    run.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    run.add_argument("--show-prompt", action="store_true", help="print what the model reads before its first reply")
+    run.set_defaults(command=run_question)
+
+
+def run_question(given: argparse.Namespace) -> int:
+    """`m1agent run`."""
+    from m1agent.agent import Agent
+    from m1agent.limits import Limits
+    from m1agent.mcp.config import ServerConfig, as_servers
+    from m1agent.models.base import Settings
+
+    servers: list[ServerConfig] = list(as_servers(given.mcp)) if given.mcp else []
+    servers += [_server(command, index) for index, command in enumerate(given.mcp_command)]
+    agent = Agent(
+        given.model,
+        tools=[load_toolset(name) for name in _toolsets(given.tools)],
+        instructions=given.instructions,
+        limits=Limits(steps=given.max_steps),
+        settings=Settings(max_tokens=given.max_tokens, temperature=given.temperature, seed=given.seed),
+        mcp=servers,
+    )
+    question = sys.stdin.read() if given.question == "-" else given.question
+    return asyncio.run(_run(agent, question, as_json=given.json, show_prompt=given.show_prompt))
+
+
+async def _run(agent: Any, question: str, *, as_json: bool, show_prompt: bool) -> int:
+    from m1agent.events import RunFinished
+    from m1agent.loop import Cancel
+    from m1agent.show import Printer, prompt_of
+
+    cancel = Cancel()
+    with suppress(NotImplementedError, ValueError):  # Windows; not the main thread
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, cancel.cancel)
+    printer = Printer(sys.stdout)
+    async with agent:
+        for status in agent.servers:
+            if status.state != "ready":
+                print(f"m1agent: MCP server '{status.name}' is left out: {status.reason}", file=sys.stderr)
+        if show_prompt and not as_json:
+            printer.prompt(prompt_of(agent, question))
+        async for event in agent.stream(question, cancel=cancel):
+            if not as_json:
+                printer.show(event)
+            if isinstance(event, RunFinished):
+                result = event.result
+                if as_json:
+                    print(json.dumps(as_data(result), ensure_ascii=False, default=str))
+                if result.stop == "cancelled":
+                    return EXIT_INTERRUPTED
+                return EXIT_DONE if result.stop == "done" else EXIT_STOPPED
+    raise AssertionError("a run ends with RunFinished")
+
+
+def as_data(result: Any) -> dict[str, Any]:
+    """A run's result as JSON values."""
+    return {
+        "output": result.output,
+        "stop": result.stop,
+        "error": str(result.error) if result.error else None,
+        "steps": result.steps,
+        "calls": [
+            {
+                "name": record.call.name,
+                "arguments": record.call.arguments,
+                "result": record.result.content,
+                "is_error": record.result.is_error,
+            }
+            for record in result.calls
+        ],
+        "usage": asdict(result.usage),
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def list_tools(given: argparse.Namespace) -> int:
+    """`m1agent tools`."""
+    found = {name: list(load_toolset(name)) for name in installed_toolsets()}
+    if given.json:
+        print(json.dumps({name: [_tool_data(tool) for tool in tools] for name, tools in found.items()}, indent=2))
+        return EXIT_DONE
+    for name, tools in found.items():
+        print(name)
+        for tool in tools:
+            print(f"  {tool.name}: {tool.spec.description.splitlines()[0] if tool.spec.description else ''}")
+    return EXIT_DONE
+
+
+def list_models(given: argparse.Namespace) -> int:
+    """`m1agent models`."""
+    from m1agent.models import BUNDLED, FORMS
+
+    if given.json:
+        print(json.dumps({"bundled": BUNDLED, "forms": FORMS}))
+    else:
+        print("\n".join(BUNDLED))
+        print(f"A model is {FORMS}.")
+    return EXIT_DONE
+
+
+def _tool_data(tool: Tool) -> dict[str, Any]:
+    return {"name": tool.name, "description": tool.spec.description, "parameters": tool.spec.parameters}
+
+
+def _toolsets(names: str | None) -> Sequence[str]:
+    if names is None:
+        return installed_toolsets()
+    return [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
+
+
+def _server(command: str, index: int) -> Any:
+    from m1agent.errors import McpError
+    from m1agent.mcp.config import StdioServer
+
+    try:
+        program, *arguments = shlex.split(command)
+    except ValueError as error:
+        raise McpError(f"--mcp-command: {error or 'no command'}") from None
+    return StdioServer("mcp" if index == 0 else f"mcp{index + 1}", program, tuple(arguments))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

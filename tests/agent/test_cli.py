@@ -1,0 +1,80 @@
+"""The command line, with a real engine of random weights behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from m1agent.cli import main
+
+
+def test_run_prints_what_happens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["run", "2+2?", "--model", str(folder), "--max-tokens", "20", "--seed", "3", "--show-prompt"])
+    out = capsys.readouterr().out
+    assert code in (0, 1)
+    assert "calculate_math" in out and "user name=user" in out and "2+2?" in out
+    assert "tokens read" in out and "\033" not in out
+
+
+def test_run_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "Hi", "--model", str(folder), "--max-tokens", "8", "--tools", "none", "--temperature", "0", "--json"])
+    data = json.loads(capsys.readouterr().out)
+    assert data["stop"] in ("done", "tokens") and data["usage"]["input_tokens"] > 0 and data["calls"] == []
+
+
+def test_an_mcp_command_brings_its_tools(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"{sys.executable} -m mcp_server_time --local-timezone UTC"
+    main(["run", "Hi", "--model", str(folder), "--max-tokens", "4", "--mcp-command", command, "--show-prompt"])
+    assert "mcp__get_current_time" in capsys.readouterr().out
+
+
+def test_a_failing_server_is_told_and_the_run_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "Hi", "--model", str(folder), "--max-tokens", "4", "--mcp-command", "/no/such/program"])
+    captured = capsys.readouterr()
+    assert "'/no/such/program' was not found" in captured.err and "tokens read" in captured.out
+
+
+def test_tools_and_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tools", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["maths"][0]["name"] == "calculate_math"
+    assert main(["tools"]) == 0 and "calculate_math: " in capsys.readouterr().out
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bundled"] == ["m1-nano"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["run", "Hi", "--model", "nowhere"], "no model 'nowhere'"),
+        (["run", "Hi", "--tools", "nothing"], "no toolset 'nothing' is installed"),
+        (["run", "Hi", "--mcp", "/no/such/file"], "cannot be read"),
+        (["run", "Hi", "--mcp-command", ""], "no command|not enough values"),
+    ],
+)
+def test_mistakes_are_told(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert any(part in error for part in text.split("|")) and "Traceback" not in error
+
+
+def test_ctrl_c_leaves_cleanly(folder: Path) -> None:
+    command = [sys.executable, "-m", "m1agent.cli", "run", "Hi", "--model", str(folder), "--temperature", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*command, "--max-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    process.stdout.read(30)
+    started = time.perf_counter()
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=20)
+    assert process.returncode == 130 and time.perf_counter() - started < 10
+    assert "Traceback" not in error and "cancelled" in out
