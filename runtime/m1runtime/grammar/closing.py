@@ -19,6 +19,7 @@ from llguidance import LLMatcher
 from m1runtime.grammar.shape import BACKSLASH, CLOSE_ARRAY, CLOSE_OBJECT, COMMA, OPEN_OBJECT, QUOTE, Shape
 
 EXPANSIONS = 2500
+STATES = 20_000
 PLUNGE_STEPS = 5000
 VARIANTS = 4
 """Prefixes of one scalar kept though the same bytes may follow them: enum entries and multiples can differ later."""
@@ -43,8 +44,12 @@ class _Node:
 
 
 def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int) -> bytes | None:
-    """Some completion, found by always taking the most closing byte; None if it is far beyond `limit` tokens."""
+    """Some completion, found by always taking the most closing byte; None if it is far beyond `limit` tokens.
+
+    Inside a scalar that may not end yet, the byte used least in it: a pattern may wait for any of them.
+    """
     node = _forced(_Node(matcher.deep_copy(), b"", shape))
+    used: Counter[int] = Counter()
     for _ in range(min(4 * limit + 64, PLUNGE_STEPS)):
         if node is None:
             return None
@@ -54,7 +59,10 @@ def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int) -> bytes | No
         if not allowed:
             return None
         top = len(node.shape.frames) == 1
-        best = min(_choices(node.shape, allowed), key=lambda byte: _rank(byte, top))
+        if node.shape.since == 0:
+            used.clear()
+        best = min((used[byte], _rank(byte, top), byte) for byte in _choices(node.shape, allowed))[2]
+        used[best] += 1
         node = _step(node, best, free=len(allowed) > FEW, owned=True)
     return None
 
@@ -72,7 +80,7 @@ def complete_shortest(
     order = count()
     heap = [(cost(start.text), next(order), start)]
     seen: Counter[object] = Counter()
-    while heap and len(seen) < EXPANSIONS:
+    while heap and len(seen) < EXPANSIONS and next(order) < STATES:
         spent, _, node = heapq.heappop(heap)
         allowed, accepting = _allowed(node.matcher)
         if accepting:

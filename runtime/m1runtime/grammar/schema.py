@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -267,7 +268,7 @@ def _short(message: str) -> str:
 def _blame(schema: Schema, warnings: Sequence[str]) -> list[Unenforced]:
     """llguidance's lenient warnings, each turned into the places its keywords stand at."""
     found: list[Unenforced] = []
-    for warning in warnings:
+    for warning in (line for text in warnings for line in text.splitlines()):
         keywords = _keywords_of(warning)
         places = [Unenforced(p, k, _short(warning)) for p, k in _places(schema, "") if k in keywords]
         found += places or [Unenforced("", "*", warning)]
@@ -276,7 +277,7 @@ def _blame(schema: Schema, warnings: Sequence[str]) -> list[Unenforced]:
 
 def _keywords_of(warning: str) -> set[str]:
     if warning.startswith("Unimplemented keys: "):
-        return set(json.loads(warning.removeprefix("Unimplemented keys: ")))
+        return set(re.findall(r'"([^"]+)"', warning))
     if warning.startswith("oneOf"):
         return {"oneOf"}
     if warning.startswith("min/maxProperties"):
