@@ -7,13 +7,15 @@ the grammar forces after it) at a time, so a reader that leaves, a cancellation 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import anyio.to_thread
+import anyio
 
 from m1agent.errors import ModelError
 from m1agent.events import ModelEvent, ReplyFinished
@@ -235,7 +237,17 @@ def _next(stream: Stream) -> Chunk:
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
-    return await anyio.to_thread.run_sync(function)
+    """The function's value. A cancellation waits for the thread: nothing else may touch the session before."""
+    work = asyncio.get_running_loop().run_in_executor(None, function)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            while not work.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
+        work.exception()
+        raise
 
 
 def _grammar(envelope: Envelope) -> Grammar | None:

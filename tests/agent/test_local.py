@@ -128,13 +128,20 @@ def test_a_reader_that_leaves_stops_the_generation(model: LocalModel) -> None:
 def test_a_cancelled_task_stops_the_generation_promptly(model: LocalModel) -> None:
     async def go() -> None:
         agent = Agent(model, settings=Settings(temperature=0.0, max_tokens=100_000))
-        task = asyncio.create_task(agent.run("Go."))
-        await asyncio.sleep(0.3)
-        started = time.perf_counter()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert time.perf_counter() - started < 1
+        conversation = Conversation()
+        for pause in (0.3, 0.031, 0.017, 0.005, 0.0):
+            task = asyncio.create_task(agent.run("Go.", conversation=conversation))
+            await asyncio.sleep(pause)
+            started = time.perf_counter()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.perf_counter() - started < 1
+        held = conversation.ids or ()
+        result = await agent.run("More.", conversation=conversation, settings=Settings(seed=5, max_tokens=4))
+        assert result.stop in ("tokens", "done") and (conversation.ids or ())[: len(held)] == held
+        assert conversation.rebuilds == 0
+        await conversation.aclose()
 
     asyncio.run(go())
 
