@@ -118,9 +118,14 @@ async def _run(agent: Any, question: str, *, as_json: bool, show_prompt: bool) -
     from m1agent.loop import Cancel
     from m1agent.show import Printer, prompt_of
 
-    cancel = Cancel()
-    with suppress(NotImplementedError, ValueError):  # Windows; not the main thread
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, cancel.cancel)
+    cancel, loop = Cancel(), asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)  # A second Ctrl-C does not wait for anything.
+        cancel.cancel()
+
+    with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows; not the main thread
+        loop.add_signal_handler(signal.SIGINT, interrupt)
     printer = Printer(sys.stdout)
     async with agent:
         for status in agent.servers:
@@ -202,10 +207,12 @@ def _server(command: str, index: int) -> Any:
     from m1agent.mcp.config import StdioServer
 
     try:
-        program, *arguments = shlex.split(command)
+        words = shlex.split(command)
     except ValueError as error:
-        raise McpError(f"--mcp-command: {error or 'no command'}") from None
-    return StdioServer("mcp" if index == 0 else f"mcp{index + 1}", program, tuple(arguments))
+        raise McpError(f"--mcp-command {command!r}: {error}") from None
+    if not words:
+        raise McpError("--mcp-command needs a program to start")
+    return StdioServer("mcp" if index == 0 else f"mcp{index + 1}", words[0], tuple(words[1:]))
 
 
 def _positive(text: str) -> int:

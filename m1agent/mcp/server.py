@@ -192,10 +192,12 @@ class McpServer:
         """The transport of this configuration, not yet entered."""
         async with AsyncExitStack() as stack:
             if isinstance(self.config, HttpServer):
+                import httpx2
                 from mcp.client.streamable_http import streamable_http_client
-                from mcp.shared._httpx_utils import create_mcp_http_client
 
-                http = await stack.enter_async_context(create_mcp_http_client(headers=dict(self.config.headers)))
+                timeout = httpx2.Timeout(self.config.connect_seconds, read=max(300.0, self.config.call_seconds))
+                client = httpx2.AsyncClient(headers=dict(self.config.headers), timeout=timeout)
+                http = await stack.enter_async_context(client)
                 yield streamable_http_client(self.config.url, http_client=http)
             else:
                 child = stack.enter_context(ChildLog(self.config))
