@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import shlex
 import signal
 import sys
@@ -118,6 +119,8 @@ async def _run(agent: Any, question: str, *, as_json: bool, show_prompt: bool) -
     from m1agent.loop import Cancel
     from m1agent.show import Printer, prompt_of
 
+    # What the servers' log says is printed below, with the command's name.
+    logging.getLogger("m1agent.mcp").addHandler(logging.NullHandler())
     cancel, loop = Cancel(), asyncio.get_running_loop()
 
     def interrupt() -> None:
