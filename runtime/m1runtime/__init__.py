@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from m1runtime.config import ModelConfig
 from m1runtime.engine import Engine, EngineStats
 from m1runtime.errors import (
+    BudgetError,
     CheckpointError,
     ClosedError,
     ConfigError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from m1runtime.grammar import Grammar
 
 __all__ = [
+    "BudgetError",
     "CheckpointError",
     "Chunk",
     "ClosedError",

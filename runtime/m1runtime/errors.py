@@ -9,6 +9,7 @@
     ├── TokenizerError     a tokenizer.json of an unsupported kind, or none where text is needed
     ├── SamplingError      a sampling parameter out of its range
     ├── SchemaError        a grammar or schema that nobody can compile
+    ├── BudgetError        a token budget below the shortest text of its grammar
     ├── GenerationError    a grammar left no token to choose from
     ├── SessionError       a session used out of its bounds
     │   └── SessionFileError   a saved session that is truncated or of another model
@@ -44,6 +45,16 @@ class SamplingError(M1RuntimeError):
 
 class SchemaError(M1RuntimeError):
     """A grammar, regex or JSON Schema cannot be compiled."""
+
+
+class BudgetError(M1RuntimeError, ValueError):
+    """The token budget cannot hold the shortest text the grammar accepts; `minimum` is that, None if unknown."""
+
+    def __init__(self, budget: int, minimum: int | None) -> None:
+        self.budget = budget
+        self.minimum = minimum
+        known = f"at least {minimum} tokens" if minimum is not None else "more tokens than could be searched"
+        super().__init__(f"max_new_tokens={budget} is too small: the grammar requires {known}; raise max_new_tokens")
 
 
 class GenerationError(M1RuntimeError):

@@ -9,9 +9,8 @@ from weakref import WeakKeyDictionary
 
 from llguidance import LLMatcher
 
-from m1runtime.errors import SchemaError
+from m1runtime.errors import BudgetError, SchemaError
 from m1runtime.grammar import writer
-from m1runtime.grammar.errors import BudgetError
 from m1runtime.grammar.guided import Programs
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
 from m1runtime.grammar.schema import CompiledSchema, Schema, ToolSchemaReport, compile_schema, free_object, refusal

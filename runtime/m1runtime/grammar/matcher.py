@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from m1runtime.grammar.errors import BudgetError
+from m1runtime.errors import BudgetError
 from m1runtime.grammar.guided import Guided, Program
 from m1runtime.grammar.vocabulary import Vocabulary
 
