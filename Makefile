@@ -43,6 +43,7 @@ bench: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.imports
 	$(BIN)/python -m benchmarks.loop_overhead
 	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.closing
 	$(BIN)/python -m benchmarks.grammar
 
 PY ?= python3
