@@ -30,6 +30,10 @@ from m1runtime.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "tests" / "data" / "bfcl-sample.jsonl"
+SMALL = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "attn_type_list": [0, 1], "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "rotary_dim": 8, "num_local_experts": 2, "max_position_embeddings": 8192,
+}  # fmt: skip
 OPEN, CLOSE = "<tool_calls>\n", "\n</tool_calls>"
 
 
@@ -53,16 +57,11 @@ def random_engine(folder: Path, tokenizer: Path, seed: int) -> Engine:
     """A two-layer hybrid of random weights with a real vocabulary."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, folder / name)
-    raw = {
-        "architectures": ["MiniMaxM1ForCausalLM"], "model_type": "minimax_m1", "hidden_size": 32, "intermediate_size": 32,
-        "vocab_size": Tokenizer.from_file(tokenizer).vocab_size, "num_hidden_layers": 2, "attn_type_list": [0, 1],
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "rotary_dim": 8, "rope_theta": 10000.0,
-        "num_local_experts": 2, "num_experts_per_tok": 2, "postnorm": True, "max_position_embeddings": 8192,
-    }  # fmt: skip
+    raw = json.loads((HERE.parent / "training" / "config.json").read_text()) | SMALL
+    raw["vocab_size"] = Tokenizer.from_file(tokenizer).vocab_size
     (folder / "config.json").write_text(json.dumps(raw))
     random = torch.Generator().manual_seed(seed)
     shapes = expected_tensors(ModelConfig.from_dict(raw))
-    # Large rows in the head make sharp, erratic choices: the hardest kind of model to keep inside a grammar.
     tensors = {
         name: torch.randn(shape, generator=random) * (0.5 if len(shape) > 1 else 1) for name, shape in shapes.items()
     }
