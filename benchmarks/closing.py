@@ -30,9 +30,8 @@ from m1runtime.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "tests" / "data" / "bfcl-sample.jsonl"
-SMALL = {
-    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "attn_type_list": [0, 1], "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 16, "rotary_dim": 8, "num_local_experts": 2, "max_position_embeddings": 8192,
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "attn_type_list": [0, 1]} | {
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "rotary_dim": 8, "num_local_experts": 2
 }  # fmt: skip
 OPEN, CLOSE = "<tool_calls>\n", "\n</tool_calls>"
 
