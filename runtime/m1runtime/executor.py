@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from m1runtime.cache import PagePool, StatePool
+from m1runtime.errors import ClosedError
 from m1runtime.layers import Batch
 from m1runtime.model import Model, Output
 from m1runtime.sequence import SequenceState, Snapshot
@@ -79,20 +80,24 @@ class Executor:
             sequence.table = []
 
     def advance(self, sequences: Sequence[SequenceState], progress: Progress | None = None) -> None:
-        """Computes every pending token; afterwards `logits` of each sequence follow its last token."""
+        """Computes every pending token; afterwards `logits` of each sequence follow its last token.
+
+        Raises ClosedError for a released sequence: its slot may be another's by now.
+        """
         with self._lock:
+            if not self.live.issuperset(sequences):
+                raise ClosedError("the session is closed")
             total = sum(sequence.pending for sequence in sequences)
             done = 0
             while done < total:
                 spans = self._next_spans(sequences)
                 try:
-                    output = self._forward(spans)
+                    self._settle(spans, self._forward(spans))
                 except BaseException:
                     # Some layers have advanced and others not: go back to a state known to be whole.
                     for span in spans:
                         self._restore(span.sequence, known=span.start, cause="interrupted")
                     raise
-                self._settle(spans, output)
                 done += sum(span.stop - span.start for span in spans)
                 if progress is not None:
                     progress(done, total)

@@ -41,6 +41,8 @@ def read_header(path: Path) -> dict[str, Any]:
             text = file.read(length) if size >= _LENGTH and length <= min(size, _LARGEST_HEADER) else b""
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if size < _LENGTH:
         raise CheckpointError(f"{path}: truncated: {size} bytes, shorter than any safetensors file; download it again")
     if len(text) < length:
@@ -50,9 +52,7 @@ def read_header(path: Path) -> dict[str, Any]:
         )
     try:
         header = cast("dict[str, Any]", json.loads(text))
-        end = max(
-            (int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0
-        )
+        end = max((_end(entry) for name, entry in header.items() if name != "__metadata__"), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise CheckpointError(f"{path}: the header is not safetensors JSON; the file is damaged") from None
     expected = _LENGTH + length + end
@@ -60,6 +60,14 @@ def read_header(path: Path) -> dict[str, Any]:
         state = "truncated" if size < expected else "followed by foreign bytes"
         raise CheckpointError(f"{path}: {state}: its header announces {expected:,} bytes, the file has {size:,}")
     return header
+
+
+def _end(entry: Any) -> int:
+    """Where a tensor's bytes end. Raises what a damaged entry causes."""
+    start, end = (int(offset) for offset in entry["data_offsets"])
+    if not isinstance(entry["dtype"], str) or not 0 <= start <= end or any(int(n) < 0 for n in entry["shape"]):
+        raise ValueError("not a tensor")
+    return end
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -100,8 +108,11 @@ def checkpoint_headers(folder: Path) -> dict[str, TensorHeader]:
 
 
 def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors of a file, on the CPU, one at a time."""
-    reader: Any = safetensors.safe_open(str(path), framework="pt", device="cpu")
+    """The named tensors of a file, on the CPU, one at a time. Raises CheckpointError for a damaged file."""
+    try:
+        reader: Any = safetensors.safe_open(str(path), framework="pt", device="cpu")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); download it again") from None
     with reader as file:
         for name in names:
             yield name, file.get_tensor(name)

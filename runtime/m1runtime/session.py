@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -115,7 +116,12 @@ class Session:
         self._release = weakref.finalize(self, self._executor.release, sequence)
 
     def close(self) -> None:
-        """Frees the state and pages; further use raises ClosedError. Closing twice is fine."""
+        """Ends a running reply and frees the state and pages; further use raises ClosedError. Closing twice is fine."""
+        reply = self._reply() if self._reply is not None else None
+        if reply is not None and not reply.finished:
+            # A reply that another thread is inside of meets ClosedError at its next forward pass.
+            with suppress(ValueError):
+                reply.close()
         self._release()
 
     def __enter__(self) -> Self:

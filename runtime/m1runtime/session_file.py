@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from m1runtime.errors import CheckpointError, SessionFileError
@@ -19,7 +20,10 @@ FORMAT = "m1runtime-session-1"
 
 
 def save_sequence(executor: Executor, sequence: SequenceState, path: Path) -> None:
-    """Writes a sequence; its pending tokens are computed first. The file appears whole or not at all."""
+    """Writes a sequence; its pending tokens are computed first. The file appears whole or not at all.
+
+    Raises SessionFileError when it cannot be written.
+    """
     executor.advance([sequence])
     lengths = sorted(sequence.snapshots)
     kept = [sequence.snapshots[n] for n in lengths]
@@ -38,27 +42,41 @@ def save_sequence(executor: Executor, sequence: SequenceState, path: Path) -> No
         "snapshots": json.dumps({str(n): s.pinned for n, s in zip(lengths, kept, strict=True)}),
     }
     partial = path.with_name(path.name + ".part")
-    write_tensors(partial, {name: t.clone().contiguous() for name, t in tensors.items()}, header)
-    os.replace(partial, path)
+    try:
+        write_tensors(partial, {name: t.clone().contiguous() for name, t in tensors.items()}, header)
+        os.replace(partial, path)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise SessionFileError(f"{path}: cannot be written ({error})") from None
 
 
 def load_sequence(executor: Executor, path: Path, *, keep: int) -> SequenceState:
     """A sequence from a file. Raises SessionFileError when it is damaged or was written by another model."""
     pinned, tensors = _read(path, executor.model.fingerprint)
     sequence = executor.admit(keep=keep)
-    with torch.inference_mode():
-        stored: Any = tensors["tokens"]
-        sequence.tokens = stored.tolist()
-        sequence.computed = sequence.known = len(sequence.tokens)
-        executor.pages.prepare(sequence.table, 0, sequence.computed)
-        executor.pages.write(sequence.table, tensors["kv"].to(executor.device))
-        executor.states.write(sequence.slot, tensors["state"].to(executor.device))
-        if "logits" in tensors:
-            sequence.logits = tensors["logits"].to(executor.device)
-        for n, pin in pinned.items():
-            state, logits = (tensors[f"snapshot.{n}.{part}"].to(executor.device) for part in ("state", "logits"))
-            sequence.snapshots[n] = Snapshot(state, logits, pin)
+    try:
+        with torch.inference_mode():
+            _restore(executor, sequence, pinned, tensors)
+    except BaseException as error:
+        executor.release(sequence)
+        if isinstance(error, (RuntimeError, IndexError)):
+            raise SessionFileError(f"{path}: damaged ({error})") from None
+        raise
     return sequence
+
+
+def _restore(executor: Executor, sequence: SequenceState, pinned: dict[int, bool], tensors: dict[str, Tensor]) -> None:
+    stored: Any = tensors["tokens"]
+    sequence.tokens = stored.tolist()
+    sequence.computed = sequence.known = len(sequence.tokens)
+    executor.pages.prepare(sequence.table, 0, sequence.computed)
+    executor.pages.write(sequence.table, tensors["kv"].to(executor.device))
+    executor.states.write(sequence.slot, tensors["state"].to(executor.device))
+    if "logits" in tensors:
+        sequence.logits = tensors["logits"].to(executor.device)
+    for n, pin in pinned.items():
+        state, logits = (tensors[f"snapshot.{n}.{part}"].to(executor.device) for part in ("state", "logits"))
+        sequence.snapshots[n] = Snapshot(state, logits, pin)
 
 
 def _read(path: Path, fingerprint: str) -> tuple[dict[int, bool], dict[str, Tensor]]:
@@ -78,7 +96,7 @@ def _read(path: Path, fingerprint: str) -> tuple[dict[int, bool], dict[str, Tens
         snapshots = {int(n): bool(pin) for n, pin in json.loads(metadata["snapshots"]).items()}
         tensors = dict(read_tensors(path, list(header)))
         wanted = {"tokens", "state", "kv"} | {f"snapshot.{n}.{part}" for n in snapshots for part in ("state", "logits")}
-    except (ValueError, KeyError, AttributeError) as error:
+    except (CheckpointError, ValueError, KeyError, AttributeError) as error:
         raise SessionFileError(f"{path}: damaged ({error})") from None
     if missing := sorted(wanted - set(tensors)):
         raise SessionFileError(f"{path}: damaged: {', '.join(missing)} missing")

@@ -127,6 +127,22 @@ def test_bytes_that_are_no_safetensors(tiny_folder: Path, tmp_path: Path) -> Non
         Engine.from_pretrained(tmp_path, progress=False)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": None}, {"shape": ["a"]}, {"dtype": None}, {"data_offsets": [128, 0]}, {"data_offsets": [0, 128]}],
+)
+def test_a_damaged_entry_of_the_header(change: dict[str, Any], tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny_folder / "config.json").read_text())
+    whole = (tiny_folder / "model.safetensors").read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    header["model.norm.weight"] |= change
+    text = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    with pytest.raises(CheckpointError, match="damaged"):
+        Engine.from_pretrained(tmp_path, progress=False)
+
+
 def test_tensors_that_do_not_fit_are_listed_with_their_shapes(
     checkpoint: Callable[..., Any], write: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -1,12 +1,15 @@
 """Sessions: what a turn costs, rewind points, shared pages, files, and the end of a session."""
 
 import gc
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from m1runtime import ClosedError, Engine, SamplingParams, Session, SessionError, SessionFileError
@@ -120,6 +123,42 @@ def test_a_closed_session_is_gone(engine: Engine) -> None:
     assert engine.stats().kv_bytes == engine.stats().state_bytes == engine.stats().snapshot_bytes == 0
 
 
+def test_closing_ends_a_running_reply_and_touches_no_other_session(engine: Engine) -> None:
+    closed = engine.session([1, 2, 3])
+    reply = closed.stream(SamplingParams(max_new_tokens=20, temperature=0))
+    next(reply)
+    closed.close()
+    with engine.session([5, 6, 7]) as other:
+        assert list(reply) == []
+        assert reply.completion.finish_reason == "cancelled"
+        assert follows(other, engine)
+    assert engine.stats().kv_bytes == engine.stats().state_bytes == 0
+
+
+def test_a_reply_in_another_thread_ends_when_its_session_closes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from m1runtime.generation import Generation
+
+    session, inside, closed = engine.session([1, 2, 3]), threading.Event(), threading.Event()
+    step = Generation.step
+
+    def waiting(self: Generation) -> Any:
+        inside.set()
+        closed.wait(10)
+        yield from step(self)
+
+    monkeypatch.setattr(Generation, "step", waiting)
+    with ThreadPoolExecutor() as threads:
+        reply = threads.submit(session.generate, SamplingParams(max_new_tokens=20, temperature=0))
+        assert inside.wait(10)
+        session.close()
+        closed.set()
+        with pytest.raises(ClosedError):
+            reply.result(10)
+    assert engine.stats().kv_bytes == engine.stats().state_bytes == 0
+
+
 def test_bounds_are_checked(engine: Engine) -> None:
     with engine.session() as session:
         with pytest.raises(SessionError, match="no logits"):
@@ -153,6 +192,20 @@ def test_an_interrupted_forward_pass_loses_nothing(engine: Engine, monkeypatch: 
         assert session.tokens == (*range(30), 1, 2, 3, 4)
 
 
+def test_an_interrupt_after_a_forward_pass_loses_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from m1runtime.executor import Executor
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with engine.session(range(30)) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(Executor, "_settle", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                session.append([2, 3, 4])
+        assert follows(session, engine)
+
+
 @pytest.fixture
 def saved(engine: Engine, tmp_path: Path) -> Path:
     with engine.session(range(70)) as session:
@@ -183,6 +236,30 @@ def test_a_truncated_session_file(engine: Engine, saved: Path, part: float) -> N
             session.load(saved)
         assert session.tokens == (1, 2)
         assert follows(session, engine)
+
+
+@pytest.mark.parametrize(
+    ("sound", "damaged"),
+    [(b'"shape"', b'"shapf"'), (b'"dtype"', b'"dtypf"'), (b'"data_offsets":[', b'"data_offsets":{')],
+)
+def test_a_session_file_with_a_damaged_header(engine: Engine, saved: Path, sound: bytes, damaged: bytes) -> None:
+    saved.write_bytes(saved.read_bytes().replace(sound, damaged, 1))
+    with pytest.raises(SessionFileError, match="damaged"):
+        engine.load_session(saved)
+
+
+def test_a_session_file_whose_tensors_do_not_fit_leaves_nothing_behind(engine: Engine, saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    save_file(tensors | {"kv": tensors["kv"][..., :3].contiguous()}, saved, metadata=metadata)
+    with pytest.raises(SessionFileError, match="damaged"):
+        engine.load_session(saved)
+    assert engine.stats().sessions == engine.stats().kv_bytes == 0
+
+
+def test_a_session_that_cannot_be_written(engine: Engine, tmp_path: Path) -> None:
+    with engine.session([1]) as session, pytest.raises(SessionFileError, match="cannot be written"):
+        session.save(tmp_path / "none" / "session")
 
 
 def test_a_session_of_another_model_is_refused(
