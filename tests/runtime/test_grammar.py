@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -298,6 +300,26 @@ def test_forks_and_refusals_leave_the_state_alone() -> None:
     after = constraint.mask()
     assert before is not None and after is not None and before.equal(after)
     assert other.done and not constraint.done
+
+
+@pytest.mark.parametrize("mode", ["required", "auto"])
+def test_threads_share_a_grammar(mode: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}, "required": ["a"]}
+    grammar = Grammar.tool_calls([ToolGrammar("f", schema), ToolGrammar("g", schema)], mode=mode)
+    first = "" if mode == "required" else "<tool_calls>"
+
+    def replies(_: int) -> list[str | None]:
+        rng = np.random.default_rng(0)
+        return [sample(grammar, budget, rng, forced=True, first=first) for budget in (60, 70, 80, 90)]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(6) as threads:
+            found = list(threads.map(replies, range(6)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(texts == found[0] for texts in found)
 
 
 def test_regex_and_lark() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock
 
 import torch
 from llguidance import LLMatcher, LLParserLimits
@@ -32,15 +33,27 @@ class Program:
         grammar = LLMatcher.grammar_from_lark(lark)
         self.vocabulary = vocabulary
         self.json = json
+        self._lock = Lock()
         self.matcher = LLMatcher(vocabulary.llg, grammar, log_level=0, limits=LIMITS)
         self.bytes_matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=LIMITS)
         for matcher in (self.matcher, self.bytes_matcher):
             if matcher.is_error():
                 raise SchemaError(f"the grammar cannot be compiled: {matcher.get_error()}")
 
-    @cached_property
+    @property
     def start(self) -> Guided | None:
-        """The initial state, its shortest completion known; None if no completion was found."""
+        """The initial state, its shortest completion known; None if no completion was found.
+
+        Its matchers are the caller's own: llguidance refuses one that two threads use at once.
+        """
+        with self._lock:
+            first = self._first
+            if first is None:
+                return None
+            return replace(first, matcher=first.matcher.deep_copy(), bytes_matcher=first.bytes_matcher.deep_copy())
+
+    @cached_property
+    def _first(self) -> Guided | None:
         first = Guided(self, self.matcher, self.bytes_matcher, b"", Shape(), Path((), b"", False))
         path = first.search(UNBOUNDED) or first.search_fast(UNBOUNDED)
         return None if path is None else replace(first, path=path)

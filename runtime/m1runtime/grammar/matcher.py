@@ -237,5 +237,5 @@ class Constraint:
         return len(self._state.path.tokens)
 
     def fork(self) -> Constraint:
-        """An independent copy; states are immutable, so nothing is duplicated."""
+        """An independent copy for the same thread; states are immutable, so nothing is duplicated."""
         return copy(self)

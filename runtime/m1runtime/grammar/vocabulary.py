@@ -58,11 +58,12 @@ class Vocabulary:
 
     def cover(self, text: bytes) -> tuple[int, ...] | None:
         """The fewest plain tokens whose bytes are `text` (canonical if as short); None if nothing covers it."""
-        if text not in self._covers:
+        found = self._covers.get(text, ())
+        if found == ():
             if len(self._covers) > 50_000:
                 self._covers.clear()
-            self._covers[text] = self._cover(text)
-        return self._covers[text]
+            found = self._covers[text] = self._cover(text)
+        return found
 
     def closing(self, text: bytes) -> tuple[int, ...]:
         """The fewest tokens of `text`, and eos. Raises SchemaError if no tokens cover it."""
