@@ -8,6 +8,11 @@ from typing import Any, TypeAlias
 JsonSchema: TypeAlias = dict[str, Any]
 
 
+def whole_text(text: str) -> str:
+    """`text` with U+FFFD for lone surrogates: Python strings can hold them, UTF-8 and so tokens cannot."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """What a model is told about a tool: its name, what it does, and the JSON Schema of its arguments."""

@@ -98,7 +98,7 @@ class McpServer:
                 raise ToolError(f"The server '{self.config.name}' was lost again during this call.") from None
         text = render(result, structured=listed.has_output_schema)
         if result.is_error:
-            raise ToolError(text)
+            raise ToolError(self._redacted(text))
         return text
 
     async def aclose(self) -> None:
@@ -225,12 +225,15 @@ class McpServer:
     def _why(self, error: Exception) -> str:
         cause = unwrap(error)
         if isinstance(cause, FileNotFoundError) and isinstance(self.config, StdioServer):
-            return f"the program '{self.config.command}' was not found"
-        text = str(cause).strip() or type(cause).__name__
-        return self._redacted(text.splitlines()[0][:300])
+            what = "program" if cause.filename == self.config.command else "path"
+            return self._redacted(f"the {what} '{cause.filename}' was not found")
+        # Hidden before it is cut: half a secret is no longer found.
+        text = self._redacted(str(cause).strip()) or type(cause).__name__
+        return text.splitlines()[0][:300]
 
     def _redacted(self, text: str) -> str:
-        for secret in sorted(self.config.secrets, key=len, reverse=True):
+        lines = {part.strip() for secret in self.config.secrets for part in (secret, *secret.splitlines())}
+        for secret in sorted(lines, key=len, reverse=True):
             if len(secret) > 3:
                 text = text.replace(secret, HIDDEN)
         return text

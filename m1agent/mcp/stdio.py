@@ -7,6 +7,7 @@ quadratic time, and logs a traceback for every line that is not JSON-RPC. On Win
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import anyio
 from anyio.abc import Process
 
 from m1agent.mcp.config import StdioServer
+from m1agent.messages import whole_text
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -94,9 +96,6 @@ async def stdio_transport(server: StdioServer, log: ChildLog) -> AsyncGenerator[
 
 
 async def _read(process: Process, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
-    from mcp.shared.message import SessionMessage
-    from mcp_types import jsonrpc_message_adapter
-
     assert process.stdout
     parts: list[bytes] = []
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
@@ -107,9 +106,23 @@ async def _read(process: Process, received: MemoryObjectSendStream[SessionMessag
                     parts.append(line)
                     whole, parts = b"".join(parts), []
                     # A banner or a stray print is no message; the server may be fine all the same.
-                    with suppress(ValueError):
-                        await received.send(SessionMessage(jsonrpc_message_adapter.validate_json(whole, by_name=False)))
+                    with suppress(ValueError, RecursionError):
+                        await received.send(_message(whole))
                 parts.append(rest)
+
+
+def _message(line: bytes) -> SessionMessage:
+    """The message a line holds. Raises ValueError when it holds none."""
+    from mcp.shared.message import SessionMessage
+    from mcp_types import jsonrpc_message_adapter
+
+    try:
+        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+    except ValueError:
+        # Python servers write file names that are no UTF-8 as lone surrogates, which pydantic refuses: with the whole
+        # line, and its request would wait for ever.
+        text = whole_text(json.dumps(json.loads(line), ensure_ascii=False))
+        return SessionMessage(jsonrpc_message_adapter.validate_json(text, by_name=False))
 
 
 async def _write(

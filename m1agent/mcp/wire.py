@@ -87,6 +87,8 @@ def _read_tool(entry: Any, index: int) -> ListedTool | BadTool:
     given = cast("JsonSchema", schema)
     if given.get("type", "object") != "object":
         return BadTool(name, f"its inputSchema is of type {given['type']!r}, not object")
+    if odd := _malformed(given):
+        return BadTool(name, f"its inputSchema is malformed: {odd}")
     description, hints = tool.get("description"), tool.get("annotations")
     return ListedTool(
         name,
@@ -95,6 +97,19 @@ def _read_tool(entry: Any, index: int) -> ListedTool | BadTool:
         isinstance(tool.get("outputSchema"), dict),
         isinstance(hints, dict) and cast("dict[str, Any]", hints).get("readOnlyHint") is True,
     )
+
+
+def _malformed(schema: JsonSchema) -> str:
+    """What of a schema the client would refuse, and with it the server's whole list of tools."""
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(properties, dict):
+        return "properties must be an object"
+    for key, part in cast("dict[str, Any]", properties).items():
+        if not isinstance(part, dict | bool):
+            return f"property '{key}' must be a schema, not {type(part).__name__}"
+    if not isinstance(required, list) or not all(isinstance(key, str) for key in cast("list[Any]", required)):
+        return "required must be a list of names"
+    return "" if isinstance(schema.get("$schema", ""), str) else "$schema must be text"
 
 
 @asynccontextmanager

@@ -55,6 +55,10 @@ def pid() -> int:
     return os.getpid()
 
 @mcp.tool()
+def blurt() -> str:
+    raise ToolError(os.environ["GIVEN"] + " is wrong")
+
+@mcp.tool()
 def die() -> str:
     os._exit(3)
 
@@ -94,6 +98,11 @@ TOOLS = [
     {"name": "listy", "inputSchema": {"type": "array"}},
     {"name": "empty", "inputSchema": {"type": "object"}},
     {"name": "broken", "inputSchema": {"type": "object", "properties": {"a": {"type": "strin"}}}},
+    {"name": "odd properties", "inputSchema": {"type": "object", "properties": [1]}},
+    {"name": "odd property", "inputSchema": {"type": "object", "properties": {"a": None}}},
+    {"name": "odd required", "inputSchema": {"type": "object", "required": True}},
+    {"name": "odd dialect", "inputSchema": {"type": "object", "$schema": 7}},
+    {"name": "lone", "description": "\\ud800", "inputSchema": {"type": "object"}},
     {"name": "bad name! é", "description": None, "inputSchema": {"type": "object", "properties": {"from": text}},
      "outputSchema": "nonsense", "annotations": 7},
     {"name": "tree", "inputSchema": {"type": "object", "$defs": {"t": {"type": "object", "properties": {
@@ -166,7 +175,10 @@ def test_a_good_server_over_stdio(scripts: Path) -> None:
             await tools["good__add"].call({"a": 1})
         with pytest.raises(ToolError, match="not today"):
             await tools["good__refuse"].call({})
-        assert "given" in await tools["good__environment"].call({"name": "GIVEN"})
+        assert "given-secret" in await tools["good__environment"].call({"name": "GIVEN"})
+        with pytest.raises(ToolError, match=r"\*\*\* is wrong") as told:
+            await tools["good__blurt"].call({})
+        assert "given-secret" not in str(told.value)
         assert "unset" in await tools["good__environment"].call({"name": "LEAKED"})
         started = time.perf_counter()
         await asyncio.gather(*(tools["good__sleep"].call({"seconds": 0.3}) for _ in range(8)))
@@ -174,7 +186,7 @@ def test_a_good_server_over_stdio(scripts: Path) -> None:
 
     os.environ["LEAKED"] = "yes"
     try:
-        with_hub(use, stdio(scripts, "good", env={"GIVEN": "given"}))
+        with_hub(use, stdio(scripts, "good", env={"GIVEN": "given-secret"}))
     finally:
         del os.environ["LEAKED"]
 
@@ -183,8 +195,10 @@ def test_bad_tools_are_left_out_and_their_siblings_work(scripts: Path) -> None:
     async def use(hub: McpHub, tools: dict[str, Tool]) -> None:
         status = hub.status[0]
         assert status.state == "ready" and status.protocol == "2024-11-05"
-        assert set(tools) == {"bad__empty", "bad__bad-x20-name-x21--x20--xe9-", "bad__tree", "bad__big"}
+        assert set(tools) == {"bad__empty", "bad__bad-x20-name-x21--x20--xe9-", "bad__tree", "bad__big", "bad__lone"}
         assert {bad.name for bad in status.left_out} >= {"boolean", "missing", "listy", "broken", "empty", "#2", "#3"}
+        odd = {bad.name for bad in status.left_out if "malformed" in bad.reason}
+        assert odd == {"odd properties", "odd property", "odd required", "odd dialect"}
         text = await tools["bad__bad-x20-name-x21--x20--xe9-"].call({"from": "here"})
         assert text == '{"from": "here"}\n[image image/png, 3 bytes]'
         with pytest.raises(ToolError, match="lost during this call and is connected again"):
@@ -218,6 +232,28 @@ def test_failing_servers_are_reported_and_cost_the_others_nothing(scripts: Path)
     assert "no such database: ***" in reasons["crash"]
     assert "'/no/such/program' was not found" in reasons["absent"]
     assert reasons["nobody"] and "s3cret" not in str(reasons)
+
+
+def test_no_part_of_a_secret_is_told(scripts: Path) -> None:
+    secret = "first-line-of-the-key\nsecond-line-of-the-key"
+    words = {"one": "x" * 290 + "first-line-of-the-key", "two": "the key is\nsecond-line-of-the-key"}
+
+    async def use(hub: McpHub, tools: dict[str, Tool]) -> None:
+        assert len(hub.status) == 2 and all("words" in status.reason for status in hub.status)
+        assert "line" not in "".join(status.reason for status in hub.status)
+
+    crash = ("-c", "import os, sys; sys.exit(os.environ['WORDS'])")
+    with_hub(use, *(StdioServer(n, sys.executable, crash, {"WORDS": w, "KEY": secret}) for n, w in words.items()))
+
+
+def test_a_missing_folder_is_not_told_as_a_missing_program() -> None:
+    async def use(hub: McpHub, tools: dict[str, Tool]) -> None:
+        assert [status.reason for status in hub.status] == [
+            f"the path '/no/such{end}' was not found" for end in ("", "/x")
+        ]
+
+    program = (sys.executable, ("-c", ""))
+    with_hub(use, StdioServer("a", *program, cwd="/no/such"), StdioServer("b", *program, log="/no/such/x"))
 
 
 def test_a_server_that_dies_is_connected_again(scripts: Path, tmp_path: Path) -> None:
