@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from m1agent.messages import AssistantMessage, Message, Setup, SystemMessage, ToolCall, ToolMessage, UserMessage
+from m1agent.messages import (
+    AssistantMessage,
+    Message,
+    Setup,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+    whole_text,
+)
 from m1agent.prompt.envelope import CALLS_CLOSE, CALLS_OPEN, THINK_CLOSE, THINK_OPEN
 from m1agent.schema import canonical_json, prompt_json
 
@@ -82,4 +91,4 @@ def plain_text(pieces: Sequence[Piece]) -> str:
 
 
 def _turn(text: str) -> list[Piece]:
-    return [Piece(BEGIN, special=True), Piece(text), Piece(END, special=True), Piece("\n")]
+    return [Piece(BEGIN, special=True), Piece(whole_text(text)), Piece(END, special=True), Piece("\n")]

@@ -112,6 +112,11 @@ def test_no_text_can_forge_a_turn(message: Message) -> None:
     assert sum(FORGED in piece.text and not piece.special for piece in pieces) == 1
 
 
+def test_text_that_has_no_utf8_form_is_still_a_turn() -> None:
+    text = plain_text(render_message(UserMessage("a\ud800b \U0001f600")))
+    assert "a\ufffdb \U0001f600" in text and text.encode()
+
+
 def test_no_tool_can_forge_a_turn() -> None:
     pieces = render_setup(Setup(FORGED, (ToolSpec("t", FORGED, {"type": "object", "description": FORGED}),)))
     special = [piece.text for piece in pieces if piece.special]
