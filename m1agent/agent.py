@@ -9,16 +9,17 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mappi
 from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from m1agent.conversation import Conversation
 from m1agent.events import Event, RunFinished
 from m1agent.limits import Limits
 from m1agent.loop import Cancel, Run, RunResult
-from m1agent.messages import Message, Setup, UserMessage
+from m1agent.messages import AssistantMessage, Message, Setup, SystemMessage, ToolMessage, UserMessage
 from m1agent.models import load_model
 from m1agent.models.base import Model, Settings
 from m1agent.output import Output
+from m1agent.problems import shown
 from m1agent.prompt.envelope import Named, ToolChoice
 from m1agent.tools import Tool, Toolset, gather_tools
 
@@ -125,10 +126,14 @@ class Agent:
             limits, settings: instead of the agent's.
             tool_choice: what the first reply must be: `auto`, `none`, `required`, a `Named` or one of the tools.
             cancel: ends the run from outside.
+
+        Raises:
+            TypeError: the prompt is neither text nor messages.
+            ValueError: `tool_choice` is none of the above.
         """
         talk = Conversation() if conversation is None else conversation
-        new: Sequence[Message] = [UserMessage(prompt)] if isinstance(prompt, str) else prompt or ()
-        for message in new:
+        choice = _choice(tool_choice)
+        for message in _messages(prompt):
             talk.append(message)
         hub, connected_here = await self._connect()
         try:
@@ -140,7 +145,7 @@ class Agent:
                 limits=limits or self.limits,
                 settings=settings or self.settings,
                 output=self._output,
-                choice=Named(tool_choice.name) if isinstance(tool_choice, Tool) else tool_choice,
+                choice=choice,
                 cancel=cancel,
             )
             async with aclosing(run.events()) as events:
@@ -239,6 +244,25 @@ class Agent:
         await hub.connect()
         self.servers = hub.status
         return hub, True
+
+
+def _messages(prompt: Any) -> Sequence[Message]:
+    if isinstance(prompt, str):
+        return [UserMessage(prompt)]
+    if prompt is None:
+        return ()
+    kinds = (SystemMessage, UserMessage, AssistantMessage, ToolMessage)
+    if not isinstance(prompt, Sequence) or not all(isinstance(item, kinds) for item in cast("Sequence[Any]", prompt)):
+        raise TypeError(f"a prompt is text or a list of messages such as UserMessage('Hi'), not {shown(prompt)}")
+    return cast("Sequence[Message]", prompt)
+
+
+def _choice(given: Any) -> ToolChoice:
+    if isinstance(given, Tool):
+        return Named(given.name)
+    if given in ("auto", "none", "required") or isinstance(given, Named):
+        return given
+    raise ValueError(f"tool_choice is 'auto', 'none', 'required', a tool or Named('<tool>'), not {given!r}")
 
 
 def run_blocking(function: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -28,5 +28,5 @@ class Limits:
             kinds = (int, float) if field.name == "seconds" else (int,)
             if isinstance(value, bool) or not isinstance(value, kinds):
                 raise ValueError(f"Limits.{field.name} must be a number or None, not {value!r}")
-            if value <= 0:
+            if not value > 0:
                 raise ValueError(f"Limits.{field.name} must be above 0, not {value!r}; None means no limit")

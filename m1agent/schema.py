@@ -171,6 +171,8 @@ def _annotated(function: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter
         parameters = inspect.signature(function, eval_str=True).parameters.values()
     except NameError as error:
         raise ToolDefinitionError(f"{name}: {error} in an annotation; define that type at module level") from error
+    except (TypeError, ValueError) as error:
+        raise ToolDefinitionError(f"{name}: {error}; wrap it in a typed function") from error
     for parameter in parameters:
         if parameter.kind in REFUSED_KINDS:
             raise ToolDefinitionError(

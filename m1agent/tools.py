@@ -229,6 +229,9 @@ def gather_tools(items: Iterable[Tool | Toolset | Callable[..., Any]], name: str
     Raises:
         ToolDefinitionError: two tools have the same name, or something cannot become a tool.
     """
+    if callable(items) or isinstance(items, str | Tool):
+        only = items.name if isinstance(items, Tool) else function_name(items) if callable(items) else items
+        raise ToolDefinitionError(f"tools are a list; pass [{only}]")
     found: list[Tool] = []
     for item in items:
         if isinstance(item, Toolset):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from math import inf
+from typing import Any, Protocol, cast
 
 from m1agent.events import ModelEvent
 from m1agent.messages import Message, Setup
@@ -13,13 +14,32 @@ from m1agent.prompt.envelope import Envelope
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a reply is sampled. None leaves the model's own default."""
+    """How a reply is sampled. None leaves the model's own default.
+
+    Raises ValueError naming the field when a value is none of the field's.
+    """
 
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        number = (int, float)
+        _check("max_tokens", self.max_tokens, (int,), lambda value: value >= 1, "an integer of at least 1")
+        _check("temperature", self.temperature, number, lambda value: 0 <= value < inf, "0 (greedy) or a number above")
+        _check("top_p", self.top_p, number, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+        _check("seed", self.seed, (int,), lambda value: 0 <= value < 2**64, "a non-negative 64-bit integer")
+        stop: Any = self.stop
+        if not isinstance(stop, tuple) or not all(isinstance(text, str) and text for text in cast("tuple[Any]", stop)):
+            raise ValueError(f"Settings.stop must be a tuple of non-empty texts, not {self.stop!r}")
+
+
+def _check(name: str, value: Any, kinds: tuple[type, ...], fits: Callable[[Any], bool], wanted: str) -> None:
+    if value is None or (isinstance(value, kinds) and not isinstance(value, bool) and fits(value)):
+        return
+    raise ValueError(f"Settings.{name} must be {wanted}, or None for the model's default, not {value!r}")
 
 
 class Thread(Protocol):

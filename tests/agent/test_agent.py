@@ -12,6 +12,7 @@ from m1agent import Agent, Conversation, Limits, Toolset, tool
 from m1agent.agent import run_blocking
 from m1agent.errors import ModelNotFound, ToolDefinitionError
 from m1agent.messages import AssistantMessage, SystemMessage, ToolCall, UserMessage
+from m1agent.models.base import Settings
 from m1agent.models.scripted import ScriptedModel
 
 
@@ -50,6 +51,51 @@ def test_errors_cross_the_thread_of_run_sync() -> None:
             run_blocking(fails)
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("prompt", [42, b"Hi", ["Hi"], UserMessage("Hi")])
+def test_a_prompt_that_is_none_is_refused_and_leaves_the_conversation(prompt: Any) -> None:
+    conversation = Conversation()
+    with pytest.raises(TypeError, match="a prompt is text or a list of messages"):
+        Agent(ScriptedModel(["?"])).run_sync(prompt, conversation=conversation)
+    assert len(conversation) == 0
+
+
+@pytest.mark.parametrize("choice", ["requierd", "double", None, half])
+def test_a_tool_choice_that_is_none_is_refused(choice: Any) -> None:
+    with pytest.raises(ValueError, match="tool_choice is 'auto', 'none', 'required'"):
+        Agent(ScriptedModel(["?"]), tools=[double]).run_sync("Hi", tool_choice=choice)
+
+
+@pytest.mark.parametrize("tools", [double, half, "maths"])
+def test_tools_that_are_no_list_are_refused(tools: Any) -> None:
+    with pytest.raises(ToolDefinitionError, match=r"tools are a list; pass \[(double|half|maths)\]"):
+        Agent(ScriptedModel([]), tools=tools)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": 2.5},
+        {"temperature": -1},
+        {"temperature": "hot"},
+        {"temperature": float("nan")},
+        {"top_p": 2},
+        {"seed": -1},
+        {"seed": True},
+        {"stop": "x"},
+        {"stop": ("",)},
+    ],
+)
+def test_settings_name_the_field(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"Settings.{next(iter(given))} must be"):
+        Settings(**given)
+
+
+def test_a_limit_is_a_number_that_counts() -> None:
+    with pytest.raises(ValueError, match=r"Limits.seconds must be above 0"):
+        Limits(seconds=float("nan"))
 
 
 def test_tools_may_be_functions_toolsets_and_tools() -> None:
