@@ -69,7 +69,10 @@ class LocalModel:
         Raises:
             ModelError: the checkpoint cannot be loaded; the text says why.
         """
-        from m1runtime import Engine, M1RuntimeError
+        try:
+            from m1runtime import Engine, M1RuntimeError
+        except ModuleNotFoundError as error:
+            raise ModelError(f"local models need {error.name}: pip install 'm1agent[runtime]'") from error
 
         with self._loading:
             if self._engine is None:
@@ -282,7 +285,10 @@ def _generation_defaults(folder: Path | None) -> Settings:
         raise ModelError(f"{file}: no valid JSON ({error})") from error
     if given.get("do_sample") is False:
         return Settings(temperature=0.0)
-    return Settings(temperature=given.get("temperature"), top_p=given.get("top_p"))
+    try:
+        return Settings(temperature=given.get("temperature"), top_p=given.get("top_p"))
+    except ValueError as error:
+        raise ModelError(f"{file}: {error}") from error
 
 
 def _first(*values: T | None) -> T | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,12 @@ def model(folder: Path) -> Iterator[LocalModel]:
     model = LocalModel(folder, max_tokens=96)
     yield model
     asyncio.run(model.aclose())
+
+
+def test_a_missing_runtime_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "m1runtime", None)
+    result = Agent("m1-nano").run_sync("Hi")
+    assert result.stop == "error" and "pip install 'm1agent[runtime]'" in str(result.error)
 
 
 @tool
