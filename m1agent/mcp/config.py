@@ -97,6 +97,8 @@ def as_servers(
         return (source,)
     if isinstance(source, str | Path | Mapping):
         return load_servers(source)
+    if not all(isinstance(server, StdioServer | HttpServer) for server in cast("Sequence[object]", source)):
+        raise McpError('a list of MCP servers holds StdioServer and HttpServer; a dict is {"mcpServers": {name: ...}}')
     names = [server.name for server in source]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise McpError(f"two MCP servers are called '{twice}'; give one another name")
@@ -109,6 +111,7 @@ def expand(text: str, where: str) -> str:
     def value(match: re.Match[str]) -> str:
         default: str | None = match.group("default")
         found = os.environ.get(match["name"]) or default
+        found = os.environ.get(match["name"]) if found is None else found
         if found is None:
             raise McpError(f"{where}: the environment variable {match['name']} is not set")
         return found
@@ -143,7 +146,7 @@ def _parse(name: str, entry: Any) -> ServerConfig:
         return StdioServer(
             name,
             _text(given["command"], f"{where}, command"),
-            tuple(_text(item, f"{where}, args") for item in given.get("args", ())),
+            _items(given.get("args", []), f"{where}, args"),
             _texts(given.get("env", {}), f"{where}, env"),
             _text(given["cwd"], f"{where}, cwd") if given.get("cwd") else None,
             connect_seconds=connect,
@@ -166,6 +169,12 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise McpError(f"{where}: expected text, got {type(value).__name__}")
     return expand(value, where)
+
+
+def _items(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise McpError(f'{where}: expected a list of texts such as ["-m", "server"], got {type(value).__name__}')
+    return tuple(_text(item, where) for item in cast("Sequence[Any]", value))
 
 
 def _texts(value: Any, where: str) -> dict[str, str]:

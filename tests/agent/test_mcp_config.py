@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -44,12 +44,25 @@ def test_the_usual_form_from_dict_and_file(tmp_path: Path, monkeypatch: pytest.M
         ({"mcpServers": {"a": {"command": "x", "env": {"K": 1}}}}, "server 'a', env.K: expected text"),
         ({"mcpServers": {"a": {"command": "${NOT_SET_ANYWHERE}"}}}, "NOT_SET_ANYWHERE is not set"),
         ({"mcpServers": {"a": {"url": "ftp://x"}}}, "url must begin with http"),
+        ({"mcpServers": {"a": {"command": "x", "args": "-m server"}}}, "server 'a', args: expected a list of texts"),
+        ({"mcpServers": {"a": {"command": "x", "args": 5}}}, "server 'a', args: expected a list of texts"),
         ({"mcpServers": {"a": {"command": "x", "call_seconds": 0}}}, "must be above 0"),
     ],
 )
 def test_mistakes_are_named(document: dict[str, Any], text: str) -> None:
     with pytest.raises(McpError, match=text):
         load_servers(document)
+
+
+def test_a_variable_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMPTY", "")
+    (server,) = load_servers({"mcpServers": {"a": {"command": "x", "args": ["${EMPTY}", "${EMPTY:-else}"]}}})
+    assert isinstance(server, StdioServer) and server.args == ("", "else")
+
+
+def test_a_list_of_dicts_is_no_list_of_servers() -> None:
+    with pytest.raises(McpError, match="StdioServer and HttpServer"):
+        as_servers(cast("Any", [{"command": "x"}]))
 
 
 def test_two_servers_of_one_name() -> None:
