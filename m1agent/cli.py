@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from io import TextIOWrapper
+from typing import Any, cast
 
 from m1agent.errors import M1AgentError
 from m1agent.tools import Tool, installed_toolsets, load_toolset
@@ -34,6 +35,11 @@ exit codes: 0 answered, 1 stopped before an answer (a limit, a loop, a failing m
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
     given = build_parser().parse_args(arguments)
+    out: Any = sys.stdout
+    if isinstance(out, TextIOWrapper):
+        cast("TextIOWrapper[Any]", out).reconfigure(
+            errors="replace"
+        )  # A terminal without the answer's letters must not end the run.
     try:
         return given.command(given)
     except M1AgentError as error:
@@ -100,6 +106,11 @@ def run_question(given: argparse.Namespace) -> int:
     from m1agent.mcp.config import ServerConfig, as_servers
     from m1agent.models.base import Settings
 
+    try:
+        settings = Settings(max_tokens=given.max_tokens, temperature=given.temperature, seed=given.seed)
+    except ValueError as error:
+        print(f"m1agent: {error}", file=sys.stderr)
+        return EXIT_USAGE
     servers: list[ServerConfig] = list(as_servers(given.mcp)) if given.mcp else []
     servers += [_server(command, index) for index, command in enumerate(given.mcp_command)]
     agent = Agent(
@@ -107,7 +118,7 @@ def run_question(given: argparse.Namespace) -> int:
         tools=[load_toolset(name) for name in _toolsets(given.tools)],
         instructions=given.instructions,
         limits=Limits(steps=given.max_steps),
-        settings=Settings(max_tokens=given.max_tokens, temperature=given.temperature, seed=given.seed),
+        settings=settings,
         mcp=servers,
     )
     question = sys.stdin.read() if given.question == "-" else given.question
@@ -219,10 +230,9 @@ def _server(command: str, index: int) -> Any:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return int(text)
 
 
 if __name__ == "__main__":

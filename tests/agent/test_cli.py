@@ -57,6 +57,7 @@ def test_tools_and_models(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "Hi", "--tools", "nothing"], "no toolset 'nothing' is installed"),
         (["run", "Hi", "--mcp", "/no/such/file"], "cannot be read"),
         (["run", "Hi", "--mcp-command", "'"], "No closing quotation"),
+        (["run", "Hi", "--temperature", "-1"], "Settings.temperature must be 0 (greedy) or a number above"),
         (["run", "Hi", "--mcp-command", ""], "needs a program to start"),
     ],
 )
@@ -64,6 +65,14 @@ def test_mistakes_are_told(arguments: list[str], text: str, capsys: pytest.Captu
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert text in error and "Traceback" not in error
+
+
+def test_a_terminal_without_the_letters_ends_no_run(folder: Path) -> None:
+    program = "import sys; from m1agent.cli import main; sys.exit(main(sys.argv[1:]) or print('\u222b'))"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", program, "models"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stdout.endswith("?\n") and not done.stderr
 
 
 def test_ctrl_c_leaves_cleanly(folder: Path) -> None:
