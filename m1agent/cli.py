@@ -138,10 +138,11 @@ async def _run(agent: Any, question: str, *, as_json: bool, show_prompt: bool) -
         loop.remove_signal_handler(signal.SIGINT)  # A second Ctrl-C does not wait for anything.
         cancel.cancel()
 
-    with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows; not the main thread
-        loop.add_signal_handler(signal.SIGINT, interrupt)
     printer = Printer(sys.stdout)
     async with agent:
+        # Not earlier: while servers connect there is no run to cancel, and Ctrl-C ends the program.
+        with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows; not the main thread
+            loop.add_signal_handler(signal.SIGINT, interrupt)
         for status in agent.servers:
             if status.state != "ready":
                 print(f"m1agent: MCP server '{status.name}' is left out: {status.reason}", file=sys.stderr)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
+import time
 from typing import Any, Literal
 
 import pytest
@@ -40,6 +44,25 @@ def test_run_sync_works_inside_a_running_loop() -> None:
         return Agent(ScriptedModel([CALL, "4"]), tools=[double]).run_sync("?").output
 
     assert asyncio.run(go()) == "4"
+
+
+def test_ctrl_c_ends_run_sync_inside_a_running_loop() -> None:
+    ended: list[str] = []
+
+    async def forever() -> None:
+        try:
+            await asyncio.sleep(20)
+        finally:
+            ended.append("cancelled")
+
+    async def go() -> None:
+        run_blocking(forever)
+
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(go())
+    assert ended == ["cancelled"] and time.perf_counter() - started < 5
 
 
 def test_errors_cross_the_thread_of_run_sync() -> None:

@@ -75,6 +75,16 @@ def test_a_terminal_without_the_letters_ends_no_run(folder: Path) -> None:
     assert done.returncode == 0 and done.stdout.endswith("?\n") and not done.stderr
 
 
+def test_ctrl_c_ends_the_wait_for_a_server(folder: Path) -> None:
+    silent = f"{sys.executable} -c 'import time, sys; print(1, file=sys.stderr); time.sleep(60)'"
+    command = [sys.executable, "-m", "m1agent.cli", "run", "Hi", "--model", str(folder), "--mcp-command", silent]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=15)
+    assert process.returncode == 130 and "Traceback" not in error
+
+
 def test_ctrl_c_leaves_cleanly(folder: Path) -> None:
     command = [sys.executable, "-m", "m1agent.cli", "run", "Hi", "--model", str(folder), "--temperature", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
