@@ -58,6 +58,7 @@ class Agent:
         ToolDefinitionError: two tools have the same name, or something cannot become a tool.
         ModelNotFound: no model goes by that name.
         McpError: the MCP configuration cannot be read.
+        TypeError: `model` is no model, or `output` no type of an answer.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Agent:
     ) -> None:
         from m1agent.mcp.config import as_servers
 
+        if not isinstance(model, str | Path) and not hasattr(model, "open"):
+            raise TypeError(f"model={model!r} is neither a Model nor a name such as 'm1-nano'")
         self._owns_model = isinstance(model, str | Path)
         self.model: Model = load_model(model) if isinstance(model, str | Path) else model
         self.tools = gather_tools(tools)

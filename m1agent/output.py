@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
 from m1agent.messages import JsonSchema
 from m1agent.schema import canonical_json
@@ -20,8 +21,14 @@ class Output:
     """What `Agent(output=…)` asks for: any type pydantic knows, such as a model, a list or a Literal."""
 
     def __init__(self, kind: Any) -> None:
-        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        self.schema: JsonSchema = self._adapter.json_schema()
+        try:
+            self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
+            self.schema: JsonSchema = self._adapter.json_schema()
+        except PydanticUserError as error:
+            reason = str(error).splitlines()[0]
+            raise TypeError(
+                f"output={kind!r} is no type an answer can have, such as a pydantic model: {reason}"
+            ) from error
 
     def parse(self, text: str) -> Any:
         """The value a text holds. Raises OutputMismatch."""

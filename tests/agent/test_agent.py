@@ -116,6 +116,18 @@ def test_settings_name_the_field(given: dict[str, Any]) -> None:
         Settings(**given)
 
 
+@pytest.mark.parametrize("model", [None, 5])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    with pytest.raises(TypeError, match=f"model={model} is neither a Model nor a name"):
+        Agent(model)
+
+
+@pytest.mark.parametrize("output", [5, "Nowhere", threading.Lock])
+def test_what_is_no_type_of_an_answer_is_refused(output: Any) -> None:
+    with pytest.raises(TypeError, match="is no type an answer can have"):
+        Agent(ScriptedModel([]), output=output)
+
+
 def test_a_limit_is_a_number_that_counts() -> None:
     with pytest.raises(ValueError, match=r"Limits.seconds must be above 0"):
         Limits(seconds=float("nan"))
