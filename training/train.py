@@ -62,7 +62,8 @@ class Run:
         print(f"{total / 1e6:.2f}M parameters, step {self.step}, {self.tokens / 1e6:.1f}M tokens so far", flush=True)
         loss_of = torch.compile(self.loss) if options.compile else self.loss
         stream = batches(self.tokenizer, options.seed + 1000 * self.step, options.rows, options.length)
-        saved, began, average, first = time.monotonic(), time.monotonic(), torch.zeros(2), self.step
+        saved, began = time.monotonic(), time.monotonic()
+        average, first = torch.zeros(3), self.step
         while self.seconds < options.minutes * 60:
             batch = next(stream)
             rate = self._set_rate()
@@ -78,24 +79,26 @@ class Run:
             began = now
             self.step += 1
             self.tokens += batch.ids.numel()
-            average = average * 0.98 + torch.stack([loss.detach().cpu(), hits.cpu()]) * 0.02
+            average = average * 0.98 + torch.cat([loss.detach()[None], hits]).cpu() * 0.02
             if self.step % 50 == 0:
                 scale = 1 - 0.98 ** (self.step - first)
                 shown = average / scale
                 print(f"step {self.step} {self.tokens / 1e6:.2f}M tokens {self.seconds / 60:.1f} min lr {rate:.5f} "
-                      f"loss {shown[0]:.4f} reply tokens right {100 * shown[1]:.2f} %", flush=True)  # fmt: skip
+                      f"loss {shown[0]:.4f} right: replies {100 * shown[1]:.2f} %, names {100 * shown[2]:.2f} %", flush=True)  # fmt: skip
             if now - saved > options.save_every * 60:
                 self.save()
                 saved = now
         self.save()
 
     def loss(self, ids: Tensor, documents: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy plus load balancing, and the share of reply tokens predicted right."""
+        """Weighted cross-entropy plus load balancing; the shares of reply and of name tokens predicted right [2]."""
         logits = self.model(ids, documents)[:, :-1].flatten(0, 1)
         target, weight = ids[:, 1:].flatten(), weights[:, 1:].flatten()
         losses = F.cross_entropy(logits, target, reduction="none")
         replies = weight > 0.5
-        hits = ((logits.argmax(-1) == target) & replies).float().sum() / replies.float().sum()
+        names = weight > 2
+        right = (logits.argmax(-1) == target).float()
+        hits = torch.stack([(right * part).sum() / part.sum() for part in (replies, names)])
         return (losses * weight).sum() / weight.sum() + self.options.balance * self.model.balance(), hits
 
     def save(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from m1agent.messages import AssistantMessage, Message, Setup, ToolCall, ToolMessage, ToolResult, ToolSpec, UserMessage
 from training.data import families, maths, synthetic, times
-from training.data.requests import Request, command, question
+from training.data.requests import Request, question
 from training.data.words import Words
 
 NO_TOOL = "I have no tool for that."
@@ -42,7 +42,7 @@ class Toolbox:
 
     def request(self) -> Request:
         """A request for one of the tools, most often the first kind asked for."""
-        spec, maker = self.rng.choice(self.makers[: self.main] if self.rng.random() < 0.6 else self.makers)
+        spec, maker = self.rng.choice(self.makers[: self.main] if self.rng.random() < 0.4 else self.makers)
         if isinstance(maker, synthetic.SyntheticTool):
             return maker.request()
         if isinstance(maker, families.Family):
@@ -87,10 +87,10 @@ def dialogue(
     """A random conversation. `kind` of the main tool: maths, times, family or synthetic."""
     words = Words(rng, held_out=held_out)
     kind = kind or rng.choices(("maths", "times", "family", "synthetic"), (30, 7, 25, 38))[0]
-    box = Toolbox(rng, words, kind=kind, count=tools or rng.choice((1, 1, 1, 2, 2, 3, 3, 4, 5)), rename=rename)
+    box = Toolbox(rng, words, kind=kind, count=tools or rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5)), rename=rename)
     setup = Setup(rng.choice(INSTRUCTIONS) if rng.random() < 0.5 else "", box.specs)
     messages: list[Message] = []
-    for _ in range(turns or rng.choice((1, 2, 2, 3, 3, 4))):
+    for _ in range(turns or rng.choice((1, 1, 1, 1, 2, 2, 3))):
         messages += turn(rng, words, box)
     return Dialogue(setup, tuple(messages))
 
@@ -103,7 +103,7 @@ def turn(rng: random.Random, words: Words, box: Toolbox) -> list[Message]:
     if kind < 0.11:
         said, answer = rng.choice(SMALL_TALK)
         return [
-            UserMessage(command(rng, said) if rng.random() < 0.3 else said.capitalize() + rng.choice(("", "!", "."))),
+            UserMessage(said.capitalize() + rng.choice(("", "!", "."))),
             AssistantMessage(answer),
         ]
     first = box.request()
