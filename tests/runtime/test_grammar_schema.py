@@ -156,3 +156,56 @@ def test_tool_lists_that_make_no_sense_are_errors() -> None:
     for tools, most in (([], None), ([GOOD, GOOD], None), ([GOOD], 0)):
         with pytest.raises(SchemaError):
             Grammar.tool_calls(tools, max_calls=most)
+
+
+def test_a_pattern_without_a_known_text_is_listed_and_the_rest_still_enforced() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "file": {"type": "string", "pattern": r"\.csv$"},
+            "code": {"type": "string", "pattern": "^[A-Z]{2}$"},
+        },
+        "required": ["file", "code"],
+    }
+    grammar = Grammar.from_json_schema(schema)
+    assert [(u.path, u.keyword) for u in grammar.reports[0].unenforced] == [("/properties/file", "pattern")]
+    assert takes(grammar, '{"file": "a", "code": "AB"}')
+    assert not takes(grammar, '{"file": "a", "code": "ab"}')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}, "required": ["n"], "type": "object"}},
+            "$ref": "#/$defs/n",
+        },
+        {"properties": {"a": {"type": "integer", "multipleOf": 999999937, "minimum": 1}}, "required": ["a"]},
+        {
+            "allOf": [
+                {
+                    "anyOf": [
+                        {"properties": {f"a{i}{j}": {"type": "integer"}}, "required": [f"a{i}{j}"]} for j in range(4)
+                    ]
+                }
+                for i in range(6)
+            ]
+        },
+    ],
+    ids=["endless", "fuel", "product"],
+)
+def test_a_tool_that_no_call_is_found_for_is_freed_and_its_sibling_kept(schema: dict[str, Any]) -> None:
+    sibling = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for mode in ("required", "auto"):
+        grammar = Grammar.tool_calls([ToolGrammar("odd", schema), ToolGrammar("ok", sibling)], mode=mode)
+        assert [report.enforced for report in grammar.reports] == [False, True]
+        for arguments in ('"odd", "arguments": {}', '"ok", "arguments": {"a": 1}'):
+            assert takes(grammar, f'<tool_calls>\n{{"name": {arguments}}}\n</tool_calls>')
+
+
+def test_a_count_of_names_that_repeated_ones_would_fool_is_listed() -> None:
+    grammar = Grammar.from_json_schema(
+        {"type": "object", "minProperties": 2, "additionalProperties": {"type": "integer"}}
+    )
+    assert [u.keyword for u in grammar.reports[0].unenforced] == ["minProperties"]
+    assert not takes(grammar, '{"a": 1}')

@@ -13,6 +13,7 @@ from m1runtime.errors import BudgetError, SchemaError
 from m1runtime.grammar import writer
 from m1runtime.grammar.guided import Programs
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
+from m1runtime.grammar.reach import unusable
 from m1runtime.grammar.schema import CompiledSchema, Schema, ToolSchemaReport, compile_schema, free_object, refusal
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
 
@@ -173,4 +174,4 @@ def _fit(tools: Sequence[ToolGrammar], compiled: list[CompiledSchema], text: Cal
 
 def _refusal(lark: str) -> str | None:
     failed, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(lark))
-    return messages[0].split("\n")[0] if failed else None
+    return messages[0].split("\n")[0] if failed else unusable(lark)

@@ -20,6 +20,8 @@ from typing import Any, TypeAlias, cast
 
 from llguidance import LLMatcher
 
+from m1runtime.grammar.reach import unreachable
+
 Schema: TypeAlias = "dict[str, Any] | bool"
 
 MAX_DEPTH = 100
@@ -30,6 +32,9 @@ MAX_KEYS = 1000
 MAX_COUNT = 2**31 - 1
 MAX_LEAST = 1000
 """A minLength or minItems above this is left to validation; shorter ones must be searchable within a budget."""
+
+MAX_SEARCHES = 20
+"""Patterns without a text that are looked for in one schema: each takes half a second."""
 
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"})
 TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
@@ -101,19 +106,23 @@ class CompiledSchema:
 def compile_schema(name: str, schema: object, *, separators: tuple[str, str], tool: bool) -> CompiledSchema | None:
     """`schema` as llguidance can enforce it, strictly if possible, otherwise leniently with everything lost listed.
 
+    Where no instance is found, the patterns that no text is found for are left to validation too.
     None when llguidance can neither; `tool=True` then never happens: a free JSON object is the last resort.
     """
     reason = _too_big(schema)
     if reason is None and isinstance(schema, (dict, bool)):
-        lost: list[Unenforced] = []
-        reduced = _Reducer(lost, tool=tool).root(cast("Schema", schema))
-        for lenient in (False, True):
-            text = _with_options(reduced, separators, lenient=lenient)
-            failed, messages = _validate(text)
-            if not failed:
-                unenforced = (*lost, *_blame(reduced, messages))
-                return CompiledSchema(text, ToolSchemaReport(name, tuple(dict.fromkeys(unenforced))))
-            reason = messages[0].split("\n")[0]
+        for search in (False, True):
+            lost: list[Unenforced] = []
+            reduced = _Reducer(lost, tool=tool, search=search).root(cast("Schema", schema))
+            for lenient in (False, True):
+                text = _with_options(reduced, separators, lenient=lenient)
+                failed, messages = _validate(text)
+                reason = messages[0].split("\n")[0] if failed else unreachable(_lark(text))
+                if reason is None:
+                    unenforced = (*lost, *_blame(reduced, messages))
+                    return CompiledSchema(text, ToolSchemaReport(name, tuple(dict.fromkeys(unenforced))))
+                if not failed:
+                    break
     elif reason is None:
         reason = f"a schema is an object or a boolean, not {type(schema).__name__}"
     return free_object(name, separators, reason or "unknown") if tool else None
@@ -135,9 +144,13 @@ def free_object_reason(compiled: CompiledSchema | None) -> str:
     return "; ".join(item.why for item in compiled.report.unenforced) if compiled else "unknown"
 
 
+def _lark(text: str) -> str:
+    return f"start: %json {text}\n"
+
+
 def _validate(text: str) -> tuple[bool, list[str]]:
     try:
-        grammar = LLMatcher.grammar_from_lark(f"start: %json {text}\n")
+        grammar = LLMatcher.grammar_from_lark(_lark(text))
         return LLMatcher.validate_grammar_with_warnings(grammar)
     except (ValueError, UnicodeEncodeError) as error:
         return True, [str(error)]
@@ -176,9 +189,11 @@ def _children(node: object) -> Iterator[object]:
 class _Reducer:
     """Copies a schema without annotations and without the keywords that stop llguidance, which it lists."""
 
-    def __init__(self, lost: list[Unenforced], *, tool: bool) -> None:
+    def __init__(self, lost: list[Unenforced], *, tool: bool, search: bool) -> None:
+        """`search`: also list patterns that no matching text is found for."""
         self._lost = lost
         self._tool = tool
+        self._searches = MAX_SEARCHES if search else 0
 
     def root(self, schema: Schema) -> Schema:
         reduced = self._node(schema, "", may_close=self._tool)
@@ -205,9 +220,14 @@ class _Reducer:
             if keyword in _DROPPED or (keyword == "format" and value not in FORMATS):
                 continue
             why = _unusable(keyword, value)
+            if why is None and keyword == "pattern" and self._searches:
+                why = unreachable(_lark(json.dumps({"type": "string", "pattern": value})))
+                self._searches -= why is not None
             if why is not None:
                 self._lose(path, keyword, why)
                 continue
+            if keyword == "minProperties" and value > 1:
+                self._lose(path, keyword, "a name written twice counts twice")
             reduced[keyword] = self._value(keyword, value, f"{path}/{_escape(keyword)}", may_close=may_close)
         if closes:
             reduced["additionalProperties"] = False
