@@ -83,8 +83,9 @@ class Run:
             if self.step % 50 == 0:
                 scale = 1 - 0.98 ** (self.step - first)
                 shown = average / scale
-                print(f"step {self.step} {self.tokens / 1e6:.2f}M tokens {self.seconds / 60:.1f} min lr {rate:.5f} "
-                      f"loss {shown[0]:.4f} right: replies {100 * shown[1]:.2f} %, names {100 * shown[2]:.2f} %", flush=True)  # fmt: skip
+                done = f"step {self.step} {self.tokens / 1e6:.2f}M tokens {self.seconds / 60:.1f} min lr {rate:.5f}"
+                right = f"right: replies {100 * shown[1]:.2f} %, names {100 * shown[2]:.2f} %"
+                print(f"{done} loss {shown[0]:.4f} {right}", flush=True)
             if now - saved > options.save_every * 60:
                 self.save()
                 saved = now

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -297,9 +298,17 @@ def test_a_cancelled_task_leaves_a_conversation_that_goes_on() -> None:
         model = ScriptedModel([calls(("sleep", {}), ("add", {"a": 1, "b": 1})), "It is 2."])
         agent = Agent(model, tools=[sleep, add])
         conversation = Conversation()
-        task = asyncio.create_task(agent.run("Go.", conversation=conversation))
+        added = asyncio.Event()
+
+        async def watch() -> None:
+            async with aclosing(agent.stream("Go.", conversation=conversation)) as stream:
+                async for event in stream:
+                    if isinstance(event, ToolFinished):
+                        added.set()
+
+        task = asyncio.create_task(watch())
         await started.wait()
-        await asyncio.sleep(0.05)
+        await added.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -319,15 +319,19 @@ def http_server(scripts: Path) -> Iterator[HttpServer]:
         [sys.executable, str(scripts / "good.py"), str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        deadline = time.monotonic() + 120
+        while not _listens(port):
+            assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
             time.sleep(0.1)
         yield HttpServer("web", f"http://127.0.0.1:{port}/mcp", {"Authorization": "Bearer s3cret"})
     finally:
         process.kill()
         process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_server_over_http(http_server: HttpServer) -> None:
