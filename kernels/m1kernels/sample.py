@@ -42,7 +42,9 @@ def sample(
     if top_k == 0 and top_p == 1:
         return _draw(probs * (probs >= min_p * probs.amax(-1, keepdim=True)), generator)
     probs, ids = _candidates(probs, top_k, top_p)
-    keep = (probs.cumsum(-1) - probs < top_p * probs.sum(-1, keepdim=True)) if top_p < 1 else True
+    # Without top_k the candidates are only the likeliest part of a whole that sums to 1.
+    whole = probs.sum(-1, keepdim=True) if top_k else 1.0
+    keep = (probs.cumsum(-1) - probs < top_p * whole) if top_p < 1 else True
     probs = probs * ((probs >= min_p * probs[:, :1]) & keep)
     return ids.gather(-1, _draw(probs, generator)[:, None]).squeeze(-1)
 

@@ -153,3 +153,10 @@ def test_repetition_penalty():
     assert torch.equal(apply_repetition_penalty(logits, [], 2.0), logits)
     with pytest.raises(ValueError, match="penalty"):
         apply_repetition_penalty(logits, [0], 0.0)
+
+
+def test_top_p_of_a_flat_row_counts_the_tokens_beyond_the_likeliest() -> None:
+    weights = torch.cat([torch.full((1000,), 2.0), torch.full((9000,), 0.9)])  # the first thousand hold 0.198
+    ids = sample(weights.log().expand(4000, -1), temperature=1, top_p=0.15, generator=torch.Generator().manual_seed(0))
+    assert len(ids.unique()) > 740  # 0.15 takes 758 of them
+    assert ids.max() < 1000
