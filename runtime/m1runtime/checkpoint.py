@@ -82,6 +82,7 @@ def match_tensors(config: ModelConfig, headers: Mapping[str, TensorHeader]) -> d
         for name in sorted(placed)
         if placed[name].shape != present[name].shape
     ]
+    twice = sorted(name for name, p in placed.items() if name not in fused and p.parameter in covered)
     odd = [f"{name} is {present[name].dtype}" for name in sorted(placed) if present[name].dtype not in _FLOATS]
     problems = [
         f"{len(names)} tensors {kind}: {shorten(names)}"
@@ -89,6 +90,7 @@ def match_tensors(config: ModelConfig, headers: Mapping[str, TensorHeader]) -> d
             ("missing", [f"{name} {list(hub[name].shape)}" for name in missing]),
             ("unknown", [f"{name} {list(present[name].shape)}" for name in unknown]),
             ("misshapen", misshapen),
+            ("given a second time under another name", twice),
             ("of an unsupported dtype", odd),
         )
         if names

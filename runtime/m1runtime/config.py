@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -206,7 +207,10 @@ class _Fields:
 
 
 def _architecture(raw: Mapping[str, Any]) -> str:
-    names: list[Any] = list(raw.get("architectures") or ())
+    given: Any = raw.get("architectures") or []
+    if not isinstance(given, list):
+        raise ConfigError(f"architectures must be a list of names, found {given!r:.80}")
+    names = cast("list[Any]", given)
     known = {name.lower(): name for name in SUPPORTED}
     for name in names:
         if isinstance(name, str) and name.lower() in known:
@@ -225,7 +229,10 @@ def _hub_dialect(raw: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
         if hub not in fields and other in fields:
             fields[hub] = fields[other]
     if "attn_type_list" not in fields and "layer_types" in fields:
-        unknown = sorted({str(kind) for kind in fields["layer_types"] if kind not in LAYER_TYPES})
+        kinds = fields["layer_types"]
+        if not isinstance(kinds, list):
+            raise ConfigError(f"layer_types must be a list of {', '.join(LAYER_TYPES)}, found {kinds!r:.80}")
+        unknown = sorted({str(kind) for kind in cast("list[Any]", kinds) if str(kind) not in LAYER_TYPES})
         if unknown:
             raise ConfigError(f"layer_types has {', '.join(unknown)}; supported: {', '.join(LAYER_TYPES)}")
         fields["attn_type_list"] = [LAYER_TYPES[kind] for kind in fields["layer_types"]]
@@ -238,7 +245,13 @@ def _hub_dialect(raw: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
 
 
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = raw.get(name)
+        if rope and not isinstance(rope, dict):
+            raise ConfigError(f"{name} must be an object or null, found {rope!r:.80}")
+        if rope:
+            return cast("dict[str, Any]", rope)
+    return {}
 
 
 def _refuse_unsupported(fields: _Fields) -> None:
@@ -288,7 +301,7 @@ def _build(architecture: str, f: _Fields) -> ModelConfig:
         mlp_alpha=f.number("layernorm_mlp_alpha", 1.0),
         mlp_beta=f.number("layernorm_mlp_beta", 1.0),
         rms_norm_eps=f.number("rms_norm_eps", 1e-5),
-        tie_word_embeddings=bool(f.raw.get("tie_word_embeddings", False)),
+        tie_word_embeddings=f.has("tie_word_embeddings") and f.boolean("tie_word_embeddings", False),
         max_position_embeddings=f.integer("max_position_embeddings", 2**31 - 1, "unbounded"),
         eos_token_ids=_eos(f.raw.get("eos_token_id")),
     )
@@ -321,10 +334,19 @@ def _validate(c: ModelConfig) -> None:
         "num_key_value_heads",
         "intermediate_size",
         "num_local_experts",
+        "max_position_embeddings",
     )
     for name in positive:
         if getattr(c, name) < 1:
             raise ConfigError(f"{name} must be at least 1, found {getattr(c, name)}")
+    for name in ("rope_theta", "rms_norm_eps"):
+        if not 0 < getattr(c, name) < math.inf:
+            raise ConfigError(f"{name} must be a positive number, found {getattr(c, name)}")
+    if any(not 0 <= token < c.vocab_size for token in c.eos_token_ids):
+        raise ConfigError(
+            f"eos_token_id {list(c.eos_token_ids)} must be within the vocabulary of {c.vocab_size}; "
+            "set it to the token that ends a reply, or null"
+        )
     if c.num_attention_heads % c.num_key_value_heads:
         raise ConfigError(
             f"num_key_value_heads {c.num_key_value_heads} must divide num_attention_heads {c.num_attention_heads}"

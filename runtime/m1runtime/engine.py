@@ -109,7 +109,7 @@ class Engine:
         """
         folder = _resolve(path_or_name)
         config = ModelConfig.from_file(folder)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = _device(device)
         dtype = _dtype(dtype, device)
         has_text = (folder / "tokenizer.json").exists()
         tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
@@ -229,12 +229,21 @@ def _resolve(path_or_name: str | Path) -> Path:
     return folder
 
 
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ConfigError(f"device {device!r} is unknown; use cpu, cuda or cuda:<index>") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device!r}: this machine (or this torch build) has no such GPU; use device='cpu'")
+    return found
+
+
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype not in names:
-        raise ConfigError(f"dtype {dtype!r} is not supported; supported: {', '.join(names)}")
-    return names[dtype]
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    name = str(dtype).removeprefix("torch.")
+    if name not in names:
+        raise ConfigError(f"dtype {name!r} is not supported; supported: {', '.join(names)}")
+    return names[name]

@@ -185,6 +185,14 @@ def test_no_such_folder_names_the_bundled_models() -> None:
         Engine.from_pretrained("no/such/folder")
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"device": "foo"}, {"device": "cuda:99"}, {"dtype": "int8"}, {"dtype": torch.int32}], ids=str
+)
+def test_a_device_or_dtype_that_is_not_there(tiny_folder: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Engine.from_pretrained(tiny_folder, progress=False, **wrong)
+
+
 def test_too_little_memory_is_told_before_a_weight_is_read(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,16 @@ def test_dense_tensors_mean_one_expert(
         ({"num_experts_per_tok": 9}, ["num_experts_per_tok"]),
         ({"num_local_experts": [4, 4, 4, 4]}, ["num_local_experts", "integer"]),
         ({"eos_token_id": "x"}, ["eos_token_id"]),
+        ({"eos_token_id": [2, 10**6]}, ["eos_token_id", "vocabulary"]),
+        ({"tie_word_embeddings": "false"}, ["tie_word_embeddings", "true or false"]),
+        ({"architectures": "MiniMaxM1ForCausalLM"}, ["architectures", "list"]),
+        ({"architectures": 5}, ["architectures", "list"]),
+        ({"attn_type_list": None, "layer_types": 5}, ["layer_types", "list"]),
+        ({"attn_type_list": None, "layer_types": [["x"]]}, ["layer_types", "full_attention"]),
+        ({"rope_parameters": "x"}, ["rope_parameters", "object"]),
+        ({"rope_theta": -1.0}, ["rope_theta", "positive"]),
+        ({"rms_norm_eps": float("nan")}, ["rms_norm_eps", "positive"]),
+        ({"max_position_embeddings": 0}, ["max_position_embeddings", "at least 1"]),
     ],
 )
 def test_what_cannot_be_right_is_refused_by_name(change: dict[str, Any], told: list[str]) -> None:
