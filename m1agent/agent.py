@@ -134,30 +134,33 @@ class Agent:
         Raises:
             TypeError: the prompt is neither text nor messages.
             ValueError: `tool_choice` is none of the above.
+            ConversationInUse: another run is using the conversation.
         """
         talk = Conversation() if conversation is None else conversation
         choice = _choice(tool_choice)
-        for message in _messages(prompt):
-            talk.append(message)
-        hub, connected_here = await self._connect()
-        try:
-            tools = self._all_tools(hub)
-            await talk.attach(self.model, Setup(self._instructions(), tools.specs))
-            run = Run(
-                talk,
-                tools,
-                limits=limits or self.limits,
-                settings=settings or self.settings,
-                output=self._output,
-                choice=choice,
-                cancel=cancel,
-            )
-            async with aclosing(run.events()) as events:
-                async for event in events:
-                    yield event
-        finally:
-            if connected_here and hub is not None:
-                await hub.aclose()
+        new = _messages(prompt)
+        with talk.in_use():
+            for message in new:
+                talk.append(message)
+            hub, connected_here = await self._connect()
+            try:
+                tools = self._all_tools(hub)
+                await talk.attach(self.model, Setup(self._instructions(), tools.specs))
+                run = Run(
+                    talk,
+                    tools,
+                    limits=limits or self.limits,
+                    settings=settings or self.settings,
+                    output=self._output,
+                    choice=choice,
+                    cancel=cancel,
+                )
+                async with aclosing(run.events()) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                if connected_here and hub is not None:
+                    await hub.aclose()
 
     def run_sync(
         self,

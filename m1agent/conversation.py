@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import aclosing, contextmanager
 from typing import cast
 
+from m1agent.errors import ConversationInUse
 from m1agent.events import ModelEvent, ReplyFinished
 from m1agent.messages import AssistantMessage, Message, Setup, ToolMessage, ToolResult
 from m1agent.models.base import Model, Settings, Thread
@@ -27,6 +28,7 @@ class Conversation:
         self._model: Model | None = None
         self._setup: Setup | None = None
         self._held = 0
+        self._in_use = False
         self.rebuilds = 0
 
     @property
@@ -43,6 +45,17 @@ class Conversation:
 
     def __repr__(self) -> str:
         return f"<Conversation of {len(self._messages)} messages>"
+
+    @contextmanager
+    def in_use(self) -> Generator[None]:
+        """Held by a run for as long as it lasts. Raises ConversationInUse where another run holds it."""
+        if self._in_use:
+            raise ConversationInUse
+        self._in_use = True
+        try:
+            yield
+        finally:
+            self._in_use = False
 
     def append(self, message: Message) -> None:
         """Add a message; the model reads it with the next reply."""

@@ -8,6 +8,7 @@
     ├── ModelError              a model could not write its reply
     │   └── ModelNotFound       no model goes by that name
     ├── SchemaError             a JSON Schema that is none
+    ├── ConversationInUse       a run was started on a conversation that another run is using
     └── McpError                an MCP server could not be reached or misbehaved
 
 What a run can meet (limits, cancellation, loops, a failing model) is no exception: the run's result says it.
@@ -33,6 +34,16 @@ class InvalidArguments(ToolError):
         self.tool = tool
         self.problems = tuple(problems)
         super().__init__("\n".join([f"Invalid arguments for {tool}:", *self.problems]))
+
+
+class ConversationInUse(M1AgentError):
+    """Two runs cannot extend one conversation at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another run is using this conversation: wait for it, close its stream "
+            "(`async with contextlib.aclosing(agent.stream(...))`), or give this run `conversation.fork()`"
+        )
 
 
 class ToolDefinitionError(M1AgentError):

@@ -281,6 +281,7 @@ class Run:
         forced = self._output is not None and (self._output_tries > 0 or not len(self._tools))
         spent = self._limits.tool_calls is not None and self._ran >= self._limits.tool_calls
         choice: ToolChoice = "none" if forced or spent else self._choice if self._step == 1 else "auto"
+        choice = "none" if choice == "auto" and not len(self._tools) else choice
         if (forced, choice) not in self._envelopes:
             schema = self._output.schema if forced and self._output else None
             self._envelopes[forced, choice] = Envelope(self._tools.specs, choice, output=schema)

@@ -263,6 +263,8 @@ def _grammar(envelope: Envelope) -> Grammar | None:
     specs = [spec for spec in envelope.tools if not isinstance(choice, Named) or spec.name == choice.name]
     if isinstance(choice, Named) and not specs:
         raise ModelError(f"tool_choice names '{choice.name}', which is none of the tools")
+    if choice == "required" and not specs:
+        raise ModelError("tool_choice is 'required', but there are no tools to choose from")
     if choice == "none" or not specs:
         return None
     return Grammar.tool_calls(

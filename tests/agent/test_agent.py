@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import aclosing
 from typing import Any, Literal
 
 import pytest
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from m1agent import Agent, Conversation, Limits, Toolset, tool
 from m1agent.agent import run_blocking
-from m1agent.errors import ModelNotFound, ToolDefinitionError
+from m1agent.errors import ConversationInUse, ModelNotFound, ToolDefinitionError
 from m1agent.messages import AssistantMessage, SystemMessage, ToolCall, UserMessage
 from m1agent.models.base import Settings
 from m1agent.models.scripted import ScriptedModel
@@ -197,3 +198,24 @@ def test_runs_of_one_agent_do_not_share_anything() -> None:
 
     results = asyncio.run(go())
     assert [result.messages[0] for result in results] == [UserMessage(str(n)) for n in range(5)]
+
+
+def test_two_runs_cannot_share_a_conversation() -> None:
+    async def go() -> None:
+        agent = Agent(ScriptedModel(["One.", "Two.", "Three."]))
+        talk = Conversation()
+        async with aclosing(agent.stream("First?", conversation=talk)) as stream:
+            await anext(stream)
+            before = talk.messages
+            with pytest.raises(ConversationInUse, match="fork"):
+                await agent.run("Second?", conversation=talk)
+            assert talk.messages == before
+        assert (await agent.run("Third?", conversation=talk)).stop == "done"
+
+    asyncio.run(go())
+
+
+def test_without_tools_nothing_is_a_call() -> None:
+    text = '<tool_calls>\n{"name": "f", "arguments": {}}\n</tool_calls>'
+    result = Agent(ScriptedModel([text])).run_sync("Say it.")
+    assert (result.stop, result.output, result.calls) == ("done", text, ())
