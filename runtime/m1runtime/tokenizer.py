@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from llguidance import LLTokenizer
 
 from m1runtime.errors import TokenizerError
 
+log = logging.getLogger(__name__)
 END_OF_SENTENCE = "<end_of_sentence>"
 
 
@@ -39,9 +41,12 @@ class Tokenizer:
         added = cast("list[dict[str, Any]]", parsed.get("added_tokens") or [])
         self._added = {int(token["id"]): str(token["content"]) for token in added}
         self.special_ids: dict[str, int] = {str(t["content"]): int(t["id"]) for t in added if t.get("special")}
-        ends = {self._special.token_to_id(t) for t in (eos_token, END_OF_SENTENCE) if t}
-        self.eos_ids: frozenset[int] = frozenset(eos_ids) | {end for end in ends if end is not None}
         self.vocab_size: int = 1 + max(self._special.get_vocab(with_added_tokens=True).values())
+        named = (self._special.token_to_id(token) for token in (eos_token, END_OF_SENTENCE) if token)
+        ends = {*eos_ids, *(end for end in named if end is not None)}
+        self.eos_ids: frozenset[int] = frozenset(end for end in ends if 0 <= end < self.vocab_size)
+        for end in ends - self.eos_ids:
+            log.warning("end token %d is not among the tokenizer's %d tokens: ignored", end, self.vocab_size)
 
     @classmethod
     def from_file(cls, path: str | Path, *, eos_ids: Iterable[int] = ()) -> Tokenizer:

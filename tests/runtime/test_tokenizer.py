@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m1runtime import Tokenizer, TokenizerError
+from m1runtime import Grammar, Tokenizer, TokenizerError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,17 @@ def test_end_tokens_come_from_every_file(text_folder: Path, tmp_path: Path) -> N
     specials = tokenizer.special_ids
     assert tokenizer.eos_ids == {1, 2, 3, 4, specials["<end_of_sentence>"], specials["<begin_of_document>"]}
     assert set(tokenizer.llg.eos_tokens) == tokenizer.eos_ids
+
+
+def test_an_end_token_the_tokenizer_does_not_know_is_left_out(
+    text_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((text_folder / "tokenizer.json").read_bytes())
+    tokenizer = Tokenizer.from_file(tmp_path, eos_ids=[10**6])
+    assert tokenizer.eos_ids == {tokenizer.special_ids["<end_of_sentence>"]}
+    assert "1000000" in caplog.text
+    grammar = Grammar.from_json_schema({"type": "boolean"})
+    assert grammar.start(tokenizer, max_new_tokens=20).min_tokens > 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"model": {"type": "BPE", "vocab": {}, "merges": []}}'])
