@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--grammar", choices=("on", "off", "both"), default="both")
     parser.add_argument("--show", type=int, default=0, help="print this many failures a suite")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     engine = Engine.from_pretrained(options.checkpoint)
@@ -86,6 +88,9 @@ def main() -> None:
             label = f"{name}, {'with' if grammar else 'without'} grammar"
             figures[label] = evaluate(engine, name, options.requests, options.seed, grammar, options.show)
             print(json.dumps({label: figures[label]}, indent=1), flush=True)
+    if options.out:
+        command = " ".join(["python", "-m", "training.evaluate", *sys.argv[1:]])
+        options.out.write_text(json.dumps({"command": command, "figures": figures}, indent=1) + "\n")
 
 
 def evaluate(engine: Engine, name: str, requests: int, seed: int, grammar: bool, show: int = 0) -> dict[str, object]:
