@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from m1agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
+from m1agent.models.local import LocalModel
 from m1agent.prompt import template
 from m1agent.prompt.envelope import Envelope
 from m1agent.prompt.reply import ReplyParser
@@ -115,7 +116,7 @@ def _measure(engine: Engine, one: Dialogue, grammar: bool, score: Score) -> str:
     """Runs one conversation's first reply and, if it was right, the answer. Returns what went wrong, if anything."""
     user, wanted, *rest = one.messages
     assert isinstance(wanted, AssistantMessage)
-    with engine.session(_ids(engine, template.render_setup(one.setup))) as session:
+    with engine.session(LocalModel(engine).encode(template.render_setup(one.setup))) as session:
         reply = _reply(engine, session, one, [user], grammar, score)
         score.requests += 1
         score.right_tool += [call.name for call in reply.calls] == [call.name for call in wanted.calls]
@@ -135,10 +136,11 @@ def _measure(engine: Engine, one: Dialogue, grammar: bool, score: Score) -> str:
 def _reply(
     engine: Engine, session: Session, one: Dialogue, new: Sequence[Message], grammar: bool, score: Score
 ) -> AssistantMessage:
-    pieces = [template.Piece("\n")] if score is not None and session.tokens and _ended(engine, session) else []
+    # The template's newline after an end token that the model wrote.
+    pieces = [template.Piece("\n")] if session.tokens[-1] in engine.eos_ids else []
     for message in new:
         pieces += template.render_message(message)
-    session.append(_ids(engine, pieces + template.render_reply_start()))
+    session.append(LocalModel(engine).encode(pieces + template.render_reply_start()))
     tools = [ToolGrammar(spec.name, spec.parameters) for spec in one.setup.tools]
     constraint = Grammar.tool_calls(tools) if grammar else None
     completion = session.generate(SamplingParams(max_new_tokens=256, temperature=0), constraint)
@@ -147,19 +149,6 @@ def _reply(
     parser = ReplyParser(Envelope(one.setup.tools))
     parser.feed(completion.text)
     return parser.finish()[1]
-
-
-def _ended(engine: Engine, session: Session) -> bool:
-    return session.tokens[-1] in engine.eos_ids
-
-
-def _ids(engine: Engine, pieces: Sequence[template.Piece]) -> list[int]:
-    tokenizer = engine.tokenizer
-    assert tokenizer is not None
-    ids: list[int] = []
-    for piece in pieces:
-        ids += tokenizer.encode(piece.text, special=piece.special)
-    return ids
 
 
 def _plain(calls: Sequence[ToolCall]) -> list[tuple[str, object]]:
