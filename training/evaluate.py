@@ -33,12 +33,16 @@ SEED_BASE = 7_000_000
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A kind of request: which side of the held-out border, which tools, how many at once."""
+    """A kind of request: which side of the held-out border, the kind of tool it is for, how often names are invented.
+
+    `focus` 1.0 asks for tools of that kind alone, the others being distractors.
+    """
 
     title: str
     held_out: bool
     kind: str
     rename: float
+    focus: float = 1.0
 
 
 SUITES = {
@@ -100,7 +104,7 @@ def evaluate(engine: Engine, name: str, requests: int, seed: int, grammar: bool,
     for i in tqdm(range(requests), desc=name, file=sys.stderr, disable=not sys.stderr.isatty()):
         suite = SUITES[name][i % len(SUITES[name])]
         rng = random.Random(SEED_BASE + seed * 100_000 + i)
-        one = dialogue(rng, held_out=suite.held_out, kind=suite.kind, turns=1, rename=suite.rename)
+        one = dialogue(rng, held_out=suite.held_out, kind=suite.kind, turns=1, rename=suite.rename, focus=suite.focus)
         problem = _measure(engine, one, grammar, scores.setdefault(suite.title, Score()))
         if problem and show > 0:
             show -= 1

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.optim import AdamW, Muon
@@ -115,8 +116,10 @@ class Run:
         export(self.model, self.raw, self.folder)
 
     def resume(self) -> None:
-        """Loads the newest state of the folder, if there is one."""
+        """Loads the newest state of the folder, or else the weights of the checkpoint to start from."""
         path = self.folder / "state.pt"
+        if self.options.start and not path.exists():
+            self.model.load_state_dict(load_file(Path(self.options.start) / "model.safetensors"))
         if path.exists():
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
@@ -126,6 +129,9 @@ class Run:
 
     def _tokenizer(self) -> Tokenizer:
         path = self.folder / "tokenizer.json"
+        if self.options.start and not path.exists():
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(Path(self.options.start) / name, self.folder)
         if not path.exists():
             tokenizers_.save(tokenizers_.train(self.raw["vocab_size"], dialogues=4000, seed=5), self.folder)
         return Tokenizer.from_file(str(path))
@@ -162,6 +168,7 @@ def _split(model: TrainingModel) -> tuple[list[torch.nn.Parameter], list[torch.n
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description="Trains m1-nano.")
     parser.add_argument("--out", required=True, help="folder of the run; an existing run is resumed")
+    parser.add_argument("--start", help="checkpoint folder whose weights and tokenizer a new run starts from")
     parser.add_argument("--config", default=str(HERE / "config.json"), help="config.json of the model")
     parser.add_argument("--minutes", type=float, default=90, help="training time in all, runs before a resume included")
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")

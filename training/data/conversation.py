@@ -29,8 +29,8 @@ class Dialogue:
 class Toolbox:
     """The tools of one conversation and a source of requests for them."""
 
-    def __init__(self, rng: random.Random, words: Words, *, kind: str, count: int, rename: float) -> None:
-        self.rng, self.words = rng, words
+    def __init__(self, rng: random.Random, words: Words, *, kind: str, count: int, rename: float, focus: float) -> None:
+        self.rng, self.words, self.focus = rng, words, focus
         self.makers: list[tuple[ToolSpec, object]] = []
         self._add_main(kind, rename)
         while len(self.makers) < count:
@@ -41,8 +41,8 @@ class Toolbox:
         self.specs = tuple(rng.sample([spec for spec, _ in self.makers], len(self.makers)))
 
     def request(self) -> Request:
-        """A request for one of the tools, most often the first kind asked for."""
-        spec, maker = self.rng.choice(self.makers[: self.main] if self.rng.random() < 0.4 else self.makers)
+        """A request for the main tool, or for any of the tools."""
+        spec, maker = self.rng.choice(self.makers[: self.main] if self.rng.random() < self.focus else self.makers)
         if isinstance(maker, synthetic.SyntheticTool):
             return maker.request()
         if isinstance(maker, families.Family):
@@ -82,12 +82,21 @@ class Toolbox:
 
 
 def dialogue(
-    rng: random.Random, *, held_out: bool = False, kind: str = "", turns: int = 0, tools: int = 0, rename: float = 0.3
+    rng: random.Random,
+    *,
+    held_out: bool = False,
+    kind: str = "",
+    turns: int = 0,
+    tools: int = 0,
+    rename: float = 0.3,
+    focus: float = 0.4,
 ) -> Dialogue:
-    """A random conversation. `kind` of the main tool: maths, times, family or synthetic."""
+    """A random conversation. `kind` of the main tool: maths, times, family or synthetic; `focus`: how often it is meant."""
     words = Words(rng, held_out=held_out)
     kind = kind or rng.choices(("maths", "times", "family", "synthetic"), (30, 7, 25, 38))[0]
-    box = Toolbox(rng, words, kind=kind, count=tools or rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5)), rename=rename)
+    box = Toolbox(
+        rng, words, kind=kind, count=tools or rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5)), rename=rename, focus=focus
+    )
     setup = Setup(rng.choice(INSTRUCTIONS) if rng.random() < 0.5 else "", box.specs)
     messages: list[Message] = []
     for _ in range(turns or rng.choice((1, 1, 1, 1, 2, 2, 3))):
