@@ -20,7 +20,7 @@ REPLY_WEIGHT, ANSWER_WEIGHT, PROMPT_WEIGHT = 1.0, 0.6, 0.03
 NAME_WEIGHT = 4.0
 
 
-_OPENING, _ARGUMENTS = '{"name":Ġ"', '",Ġ"arguments":Ġ{"'
+_OPENING, _ARGUMENTS, _NO_ARGUMENTS = '{"name":Ġ"', '",Ġ"arguments":Ġ{"', '",Ġ"arguments":Ġ{}}Ċ'
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,12 @@ def weighted(tokenizer: Tokenizer, one: Dialogue) -> tuple[list[int], list[float
 
 def _names(tokenizer: Tokenizer, reply: list[int]) -> Iterator[int]:
     """Positions of the tokens that decide: whether to call at all, and the tools' names."""
-    opening, arguments = tokenizer.token_to_id(_OPENING), tokenizer.token_to_id(_ARGUMENTS)
+    opening = tokenizer.token_to_id(_OPENING)
+    arguments = {tokenizer.token_to_id(phrase) for phrase in (_ARGUMENTS, _NO_ARGUMENTS)}
     inside = False
     yield 0
     for at, token in enumerate(reply):
-        inside = inside and token != arguments
+        inside = inside and token not in arguments
         if inside:
             yield at
         inside = inside or token == opening

@@ -22,7 +22,7 @@ from torch.optim import AdamW, Muon
 from m1runtime.config import ModelConfig
 from training import tokenizer as tokenizers_
 from training.model import TrainingModel
-from training.rows import Batch, batches
+from training.rows import batches
 
 HERE = Path(__file__).parent
 
@@ -183,8 +183,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="run without torch.compile")
     return parser.parse_args()
 
-
-__all__ = ["Batch", "Run", "export", "main"]
 
 if __name__ == "__main__":
     main()

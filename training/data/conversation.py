@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from m1agent.messages import AssistantMessage, Message, Setup, ToolCall, ToolMessage, ToolResult, ToolSpec, UserMessage
 from training.data import families, maths, synthetic, times
-from training.data.requests import Request, question
+from training.data.requests import Request
 from training.data.words import Words
 
 NO_TOOL = "I have no tool for that."
@@ -37,7 +37,7 @@ class Toolbox:
             self._add(
                 rng.choice(("family", "synthetic", "rival", "maths" if rng.random() < 0.3 else "synthetic")), rename
             )
-        self.main = len([1 for _ in self.makers[: 2 if kind == "times" else 1]])
+        self.main = 2 if kind == "times" else 1
         self.specs = tuple(rng.sample([spec for spec, _ in self.makers], len(self.makers)))
 
     def request(self) -> Request:
@@ -172,6 +172,3 @@ def _refusal(rng: random.Random, words: Words, box: Toolbox) -> list[Message]:
             other = synthetic.SyntheticTool(rng, words).request()
         if other.tool and other.tool.name not in names and other.tool.description.lower() not in descriptions:
             return [UserMessage(other.said), AssistantMessage(NO_TOOL)]
-
-
-__all__ = ["NO_TOOL", "Dialogue", "Toolbox", "dialogue", "question", "turn"]
