@@ -1,4 +1,4 @@
-"""Training rows: conversations packed end to end, with a weight for every token."""
+"""Training rows: whole conversations packed together, with a weight for every token."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from training.tokenizer import encode
 REPLY_WEIGHT, ANSWER_WEIGHT, PROMPT_WEIGHT = 1.0, 0.6, 0.03
 # Which tool to call is one decision among the many tokens of a reply, and the one most often wrong.
 NAME_WEIGHT = 4.0
+# Conversations to choose from when a row is filled up.
+POOL = 64
 
 
 _OPENING, _ARGUMENTS, _NO_ARGUMENTS = '{"name":Ġ"', '",Ġ"arguments":Ġ{"', '",Ġ"arguments":Ġ{}}Ċ'
@@ -75,25 +77,29 @@ def _names(tokenizer: Tokenizer, reply: list[int]) -> Iterator[int]:
 
 
 def _rows(tokenizer: Tokenizer, rng: random.Random, length: int) -> Iterator[tuple[list[int], list[int], list[float]]]:
-    ids: list[int] = []
-    documents: list[int] = []
-    weights: list[float] = []
-    number = 0
+    """Rows of whole conversations: the oldest of a pool, then the longest that still fit, then padding."""
+    pool = [_drawn(tokenizer, rng, length) for _ in range(POOL)]
     while True:
-        new, counts = weighted(tokenizer, dialogue(rng))
-        counts[0] = 0.0  # nothing before the first token predicts it
-        room = length - len(ids)
-        if len(new) > room and room < 192 and len(new) < length:  # too little to learn from: pad instead
-            new, counts, pending = [0] * room, [0.0] * room, (new, counts)
-        else:
-            pending = None
-        ids += new[:room]
-        documents += [number] * min(len(new), room)
-        weights += counts[:room]
-        number += 1
-        if len(ids) == length:
-            yield ids, documents, weights
-            ids, documents, weights, number = [], [], [], 0
-        if pending:
-            ids, weights = list(pending[0]), list(pending[1])
-            documents, number = [0] * len(ids), 1
+        ids: list[int] = []
+        documents: list[int] = []
+        weights: list[float] = []
+        at, number = 0, 0
+        while at is not None:
+            new, counts = pool[at]
+            pool[at] = _drawn(tokenizer, rng, length)
+            pool.append(pool.pop(at))
+            ids += new
+            documents += [number] * len(new)
+            weights += counts
+            number += 1
+            room = length - len(ids)
+            fitting = [i for i, (other, _) in enumerate(pool) if len(other) <= room]
+            at = max(fitting, key=lambda i: len(pool[i][0]), default=None)
+        yield ids + [0] * room, documents + [number] * room, weights + [0.0] * room
+
+
+def _drawn(tokenizer: Tokenizer, rng: random.Random, length: int) -> tuple[list[int], list[float]]:
+    """A conversation as `weighted` gives it, cut where it is longer than a row."""
+    ids, weights = weighted(tokenizer, dialogue(rng, refusals=0.12))
+    weights[0] = 0.0  # nothing before the first token predicts it
+    return ids[:length], weights[:length]

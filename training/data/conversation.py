@@ -88,28 +88,30 @@ def dialogue(
     kind: str = "",
     turns: int = 0,
     tools: int = 0,
-    rename: float = 0.3,
+    rename: float = 0.6,
     focus: float = 0.4,
+    refusals: float = 0.08,
 ) -> Dialogue:
-    """A random conversation. `kind` of the main tool: maths, times, family or synthetic; `focus`: how often it is meant."""
+    """A random conversation. `kind` of the main tool: maths, times, family or synthetic; `focus`: how often it is meant; `refusals`:
+    how often no tool fits."""
     words = Words(rng, held_out=held_out)
-    kind = kind or rng.choices(("maths", "times", "family", "synthetic"), (30, 7, 25, 38))[0]
+    kind = kind or rng.choices(("maths", "times", "family", "synthetic"), (25, 7, 33, 35))[0]
     box = Toolbox(
         rng, words, kind=kind, count=tools or rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5)), rename=rename, focus=focus
     )
     setup = Setup(rng.choice(INSTRUCTIONS) if rng.random() < 0.5 else "", box.specs)
     messages: list[Message] = []
-    for _ in range(turns or rng.choice((1, 1, 1, 1, 2, 2, 3))):
-        messages += turn(rng, words, box)
+    for _ in range(turns or rng.choice((1, 1, 2, 2, 3, 4))):
+        messages += turn(rng, words, box, refusals)
     return Dialogue(setup, tuple(messages))
 
 
-def turn(rng: random.Random, words: Words, box: Toolbox) -> list[Message]:
+def turn(rng: random.Random, words: Words, box: Toolbox, refusals: float) -> list[Message]:
     """One user message and all that follows from it."""
     kind = rng.random()
-    if kind < 0.08:
+    if kind < refusals:
         return _refusal(rng, words, box)
-    if kind < 0.11:
+    if kind < refusals + 0.03:
         said, answer = rng.choice(SMALL_TALK)
         return [
             UserMessage(said.capitalize() + rng.choice(("", "!", "."))),
