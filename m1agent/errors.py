@@ -9,6 +9,10 @@
     │   └── ModelNotFound       no model goes by that name
     ├── SchemaError             a JSON Schema that is none
     ├── ConversationInUse       a run was started on a conversation that another run is using
+    ├── TranscriptError         JSON that is no transcript, or messages that have no JSON form
+    ├── StoreError              a file of conversations cannot be read or written
+    │   ├── ConversationNotFound    the store holds no conversation of that id
+    │   └── ConversationChanged     someone else went on with the conversation since it was opened
     └── McpError                an MCP server could not be reached or misbehaved
 
 What a run can meet (limits, cancellation, loops, a failing model) is no exception: the run's result says it.
@@ -37,13 +41,30 @@ class InvalidArguments(ToolError):
 
 
 class ConversationInUse(M1AgentError):
-    """Two runs cannot extend one conversation at a time."""
+    """Two runs cannot extend one conversation at a time; `owner` says who holds it where that is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str = "another run") -> None:
+        self.owner = owner
         super().__init__(
-            "another run is using this conversation: wait for it, close its stream "
+            f"{owner} is using this conversation: wait for it, close its stream "
             "(`async with contextlib.aclosing(agent.stream(...))`), or give this run `conversation.fork()`"
         )
+
+
+class TranscriptError(M1AgentError):
+    """JSON that is no transcript, or messages that have no JSON form; the text names the place."""
+
+
+class StoreError(M1AgentError):
+    """A file of conversations cannot be read or written; the text names the file and the reason."""
+
+
+class ConversationNotFound(StoreError):
+    """The store holds no conversation of that id."""
+
+
+class ConversationChanged(StoreError):
+    """Someone else went on with the conversation since it was opened here: open it again."""
 
 
 class ToolDefinitionError(M1AgentError):
