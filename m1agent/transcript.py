@@ -27,6 +27,7 @@ from m1agent.messages import (
     Message,
     SystemMessage,
     ToolMessage,
+    ToolResult,
     UserMessage,
     whole_text,
 )
@@ -82,6 +83,16 @@ def message_from_json(value: Any, place: str = "message") -> Message:
     if version != VERSION:
         raise TranscriptError(f"{place}.version: this m1agent reads version {VERSION}, got {shown(version)}")
     return cast("Message", _decode_tagged(fields, "role", _ROLES, place))
+
+
+def results_to_json(results: Iterable[ToolResult | None]) -> list[dict[str, Any] | None]:
+    """Results of one reply's calls, None where there is none yet; raises as `to_json`."""
+    return [_encode(result, f"results[{index}]") for index, result in enumerate(results)]
+
+
+def results_from_json(values: Any) -> tuple[ToolResult | None, ...]:
+    """The results that `results_to_json` wrote; raises as `from_json`."""
+    return _decode_items(ToolResult | None, values, "results")
 
 
 def _encode(value: Any, place: str) -> Any:

@@ -23,7 +23,7 @@ from m1agent.messages import (
     UserMessage,
     whole_text,
 )
-from m1agent.transcript import VERSION, from_json, to_json
+from m1agent.transcript import VERSION, from_json, results_from_json, results_to_json, to_json
 
 ODD = st.text(st.characters(exclude_categories=[]))  # with lone surrogates
 WHOLE = ODD.map(whole_text)
@@ -145,3 +145,10 @@ def test_arguments_that_are_no_json_are_told_by_place() -> None:
 
 def test_a_message_written_by_hand_needs_only_what_it_says() -> None:
     assert from_json([{"role": "assistant", "text": "Hello."}]) == [AssistantMessage("Hello.")]
+
+
+def test_results_come_back_and_gaps_stay_gaps() -> None:
+    results = (None, ToolResult("1", "f", "c", parts=(FilePart(b"x"),)), None)
+    assert results_from_json(json.loads(json.dumps(results_to_json(results)))) == results
+    with pytest.raises(TranscriptError, match=r"results\[1\]\.call_id: missing"):
+        results_from_json([None, {"name": "f"}])
