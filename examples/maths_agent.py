@@ -12,8 +12,8 @@ import sys
 
 from m1agent import Agent
 from m1agent.events import RunFinished
-from m1agent.loop import RunResult
 from m1agent.mcp.config import StdioServer
+from m1agent.result import RunResult
 from m1agent.show import Printer, prompt_of
 from m1tools.maths import calculate_math
 

@@ -4,37 +4,66 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing, suppress
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, Unpack, cast, overload
 
+from typing_extensions import TypeVar
+
+from m1agent.approval import Answer, Approval, Ask, refusal
+from m1agent.blocking import run_blocking
+from m1agent.budget import ResultBudget, Spill
+from m1agent.cancel import Cancel
 from m1agent.conversation import Conversation
-from m1agent.events import Event, RunFinished
+from m1agent.events import Event, HandedOff, RunFinished
+from m1agent.hooks import Hooks
 from m1agent.limits import Limits
-from m1agent.loop import Cancel, Run, RunResult
-from m1agent.messages import AssistantMessage, Message, Setup, SystemMessage, ToolMessage, UserMessage
+from m1agent.loop import Run, RunPlan
+from m1agent.messages import AssistantMessage, JsonSchema, Message, Setup, SystemMessage, ToolMessage, UserMessage
 from m1agent.models import load_model
 from m1agent.models.base import Model, Settings
+from m1agent.options import AgentOptions, ToolLike, check_options
 from m1agent.output import Output
 from m1agent.problems import shown
 from m1agent.prompt.envelope import Named, ToolChoice
+from m1agent.result import RunResult
 from m1agent.tools import Tool, Toolset, gather_tools
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
+    from mcp.server import Server
 
-    from m1agent.mcp.config import ServerConfig
     from m1agent.mcp.hub import McpHub
     from m1agent.mcp.server import ServerStatus
 
-T = TypeVar("T")
-JOIN_SECONDS = 0.1
+Deps = TypeVar("Deps", default=None)
+Out = TypeVar("Out", default=str)
+AnyDeps = TypeVar("AnyDeps", default=None)
 
 
-class Agent:
+class RunOptions(TypedDict, Generic[Deps], total=False):
+    """What one run may be given.
+
+    conversation: what was said before; it is extended.
+    deps: what tools find as `context.deps`.
+    limits, settings: instead of the agent's.
+    tool_choice: what the first reply must be: `auto`, `none`, `required`, a `Named` or one of the tools.
+    cancel: ends the run from outside.
+    approvals: answers for the calls that the conversation waits for, by call id: True, False or `Denied("why")`.
+    """
+
+    conversation: Conversation | None
+    deps: Deps
+    limits: Limits | None
+    settings: Settings | None
+    tool_choice: ToolChoice | Tool
+    cancel: Cancel | None
+    approvals: Mapping[str, Answer] | None
+
+
+class Agent(Generic[Deps, Out]):
     """Answers questions with a model and tools.
 
         agent = Agent("m1-nano", tools=[calculate_math])
@@ -49,10 +78,19 @@ class Agent:
         model: a `Model`, or what `load_model` takes: `"m1-nano"` or a checkpoint folder.
         tools: `Tool`s, `Toolset`s and typed functions, in the order the model is told of them.
         instructions: what outranks the user's words.
+        name: what other agents and traces call it.
         output: the type of the answer (a pydantic model, or any type pydantic knows); None for text.
+        deps_type: the type of `deps` that every run must be given, for tools that take a `Context`.
         limits: bounds of each run.
         settings: how replies are sampled.
         mcp: MCP servers: a JSON file or dict with `mcpServers`, one configuration, or a list of them.
+        approval: which calls wait for a human, and who is asked: an `Approval`, or a function that answers.
+        hooks: functions that may change calls and results.
+        input_guards: look at what a run is given, before the model does.
+        output_guards: look at an answer before it is the result.
+        compaction: when and how long conversations are shortened; None for never.
+        results: how much of one tool result the model is shown.
+        observers: are told of every run, such as `Tracing()`.
 
     Raises:
         ToolDefinitionError: two tools have the same name, or something cannot become a tool.
@@ -61,133 +99,170 @@ class Agent:
         TypeError: `model` is no model, or `output` no type of an answer.
     """
 
+    @overload
     def __init__(
         self,
         model: str | Path | Model,
-        tools: Iterable[Tool | Toolset | Callable[..., Any]] = (),
+        tools: Iterable[ToolLike] = ...,
+        instructions: str = ...,
+        *,
+        output: None = ...,
+        deps_type: type[Deps] = ...,
+        **options: Unpack[AgentOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        model: str | Path | Model,
+        tools: Iterable[ToolLike] = ...,
+        instructions: str = ...,
+        *,
+        output: type[Out],
+        deps_type: type[Deps] = ...,
+        **options: Unpack[AgentOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Agent[AnyDeps, Any],
+        model: str | Path | Model,
+        tools: Iterable[ToolLike] = ...,
+        instructions: str = ...,
+        *,
+        output: Any,
+        deps_type: type[AnyDeps] = ...,
+        **options: Unpack[AgentOptions],
+    ) -> None: ...
+    def __init__(
+        self,
+        model: str | Path | Model,
+        tools: Iterable[ToolLike] = (),
         instructions: str = "",
         *,
         output: Any = None,
-        limits: Limits | None = None,
-        settings: Settings | None = None,
-        mcp: str | Path | Mapping[str, Any] | ServerConfig | Sequence[ServerConfig] = (),
+        deps_type: Any = None,
+        **options: Unpack[AgentOptions],
     ) -> None:
         from m1agent.mcp.config import as_servers
 
+        check_options("Agent", options, AgentOptions)
         if not isinstance(model, str | Path) and not hasattr(model, "open"):
             raise TypeError(f"model={model!r} is neither a Model nor a name such as 'm1-nano'")
+        self._options = options
+        self._servers = as_servers(options.get("mcp", ()))
         self._owns_model = isinstance(model, str | Path)
+        self._spill = Spill(options.get("results") or ResultBudget())
         self.model: Model = load_model(model) if isinstance(model, str | Path) else model
         self.tools = gather_tools(tools)
+        if self._spill.budget.reader:
+            self.tools = gather_tools([self.tools, self._spill.reader()])
         self.instructions = instructions
-        self.limits = limits or Limits()
-        self.settings = settings or Settings()
+        self.name = options.get("name", "agent")
+        self.limits = options.get("limits") or Limits()
+        self.settings = options.get("settings") or Settings()
         self._output = Output(output) if output is not None else None
-        self._servers = as_servers(mcp)
+        self._deps_type = deps_type
+        self._approval = _approval(options.get("approval"))
         self._hub: McpHub | None = None
         self._portal: AbstractContextManager[BlockingPortal] | None = None
         self._entered_portal: BlockingPortal | None = None
         self.servers: tuple[ServerStatus, ...] = ()
 
     async def run(
-        self,
-        prompt: str | Sequence[Message] | None = None,
-        *,
-        conversation: Conversation | None = None,
-        limits: Limits | None = None,
-        settings: Settings | None = None,
-        tool_choice: ToolChoice | Tool = "auto",
-        cancel: Cancel | None = None,
-    ) -> RunResult:
+        self, prompt: str | Sequence[Message] | None = None, **options: Unpack[RunOptions[Deps]]
+    ) -> RunResult[Out]:
         """Answer `prompt`, going on with `conversation` where one is given.
 
-        What a run can meet is in the result: `result.stop`. The arguments are those of `stream`.
+        What a run can meet is in the result: `result.stop`. Arguments and errors are those of `stream`.
         """
-        stream = self.stream(
-            prompt, conversation=conversation, limits=limits, settings=settings, tool_choice=tool_choice, cancel=cancel
-        )
-        async with aclosing(stream):
+        async with aclosing(self.stream(prompt, **options)) as stream:
             async for event in stream:
                 if isinstance(event, RunFinished):
                     return event.result
         raise AssertionError("a run ends with RunFinished")
 
     async def stream(
-        self,
-        prompt: str | Sequence[Message] | None = None,
-        *,
-        conversation: Conversation | None = None,
-        limits: Limits | None = None,
-        settings: Settings | None = None,
-        tool_choice: ToolChoice | Tool = "auto",
-        cancel: Cancel | None = None,
+        self, prompt: str | Sequence[Message] | None = None, **options: Unpack[RunOptions[Deps]]
     ) -> AsyncGenerator[Event]:
         """The events of a run as they happen; the last is `RunFinished`. Leaving early cancels the run.
 
         Args:
             prompt: the user's words, or messages; None goes on with the conversation as it stands.
-            conversation: what was said before; it is extended.
-            limits, settings: instead of the agent's.
-            tool_choice: what the first reply must be: `auto`, `none`, `required`, a `Named` or one of the tools.
-            cancel: ends the run from outside.
+            options: see `RunOptions`: `conversation`, `deps`, `limits`, `settings`, `tool_choice`, `cancel`,
+                `approvals`.
 
         Raises:
-            TypeError: the prompt is neither text nor messages.
-            ValueError: `tool_choice` is none of the above.
+            TypeError: the prompt is neither text nor messages, an option is unknown, or `deps` is of another type than
+                the agent's.
+            ValueError: `tool_choice` is none of the above, or `approvals` names a call that does not wait.
             ConversationInUse: another run is using the conversation.
         """
+        check_options("run", options, RunOptions)
+        conversation = options.get("conversation")
         talk = Conversation() if conversation is None else conversation
-        choice = _choice(tool_choice)
-        new = _messages(prompt)
+        choice = _choice(options.get("tool_choice", "auto"))
+        new, deps = _messages(prompt), options.get("deps")
+        self._check_deps(deps)
+        answers: Mapping[str, Answer] = _answers(options.get("approvals"), talk)
+        agent: Agent[Any, Any] = self
+        result: RunResult[Any] | None = None
         with talk.in_use():
-            for message in new:
-                talk.append(message)
-            hub, connected_here = await self._connect()
-            try:
-                tools = self._all_tools(hub)
-                await talk.attach(self.model, Setup(self._instructions(), tools.specs))
-                run = Run(
-                    talk,
-                    tools,
-                    limits=limits or self.limits,
-                    settings=settings or self.settings,
-                    output=self._output,
-                    choice=choice,
-                    cancel=cancel,
-                )
-                async with aclosing(run.events()) as events:
-                    async for event in events:
-                        yield event
-            finally:
-                if connected_here and hub is not None:
-                    await hub.aclose()
+            while True:
+                async with agent._connected() as hub:
+                    plan = agent._plan(hub, options.get("limits") or self.limits, options.get("settings"))
+                    await talk.attach(agent.model, Setup(plan.instructions, plan.tools.specs))
+                    run = Run(
+                        talk,
+                        plan,
+                        new=new,
+                        choice=choice,
+                        deps=deps,
+                        cancel=options.get("cancel"),
+                        answers=answers,
+                        before=result,
+                    )
+                    async with aclosing(run.events()) as events:
+                        async for event in events:
+                            if isinstance(event, RunFinished) and run.handed_to is not None:
+                                result = event.result
+                            else:
+                                yield event
+                if run.handed_to is None:
+                    return
+                agent, new, choice, answers = run.handed_to, (), "auto", _answers(None, talk)
+                yield HandedOff(agent.name)
 
     def run_sync(
-        self,
-        prompt: str | Sequence[Message] | None = None,
-        *,
-        conversation: Conversation | None = None,
-        limits: Limits | None = None,
-        settings: Settings | None = None,
-        tool_choice: ToolChoice | Tool = "auto",
-        cancel: Cancel | None = None,
-    ) -> RunResult:
+        self, prompt: str | Sequence[Message] | None = None, **options: Unpack[RunOptions[Deps]]
+    ) -> RunResult[Out]:
         """`run` for programs that are not async. It also works where an event loop is already running."""
-        run = functools.partial(
-            self.run,
-            prompt,
-            conversation=conversation,
-            limits=limits,
-            settings=settings,
-            tool_choice=tool_choice,
-            cancel=cancel,
-        )
+        run = functools.partial(self.run, prompt, **options)
         return self._entered_portal.call(run) if self._entered_portal else run_blocking(run)
+
+    def as_tool(self, name: str | None = None, description: str = "") -> Tool:
+        """A tool that puts a question to this agent and returns its answer; its tokens count for the run that asks.
+
+        Raises:
+            ToolDefinitionError: the name cannot be a tool's.
+        """
+        from m1agent.handoff import agent_tool
+
+        return agent_tool(self, name, description or f"Ask {self.name}.")
 
     def setup(self) -> Setup:
         """What a model reads before the first turn: instructions, and all tools connected in this event loop."""
         here = self._hub is not None and self._hub.loop is asyncio.get_running_loop()
         return Setup(self._instructions(), self._all_tools(self._hub if here else None).specs)
+
+    @property
+    def output_schema(self) -> JsonSchema | None:
+        """The JSON Schema of the answer, or None where it is text."""
+        return self._output.schema if self._output is not None else None
+
+    def as_mcp_server(self, name: str | None = None, **options: Any) -> Server[Any]:
+        """An MCP server that offers this agent as a tool `ask`; `m1agent.mcp.expose.as_mcp_server` has the options."""
+        from m1agent.mcp.expose import as_mcp_server
+
+        return as_mcp_server(self, name, **options)
 
     async def aclose(self) -> None:
         """Disconnect the servers and close the model if the agent loaded it. Calling it again does nothing."""
@@ -239,6 +314,39 @@ class Agent:
         asked = self._output.instructions() if self._output is not None else ""
         return "\n\n".join(part for part in (self.instructions, asked) if part)
 
+    def _plan(self, hub: McpHub | None, limits: Limits, settings: Settings | None) -> RunPlan:
+        options = self._options
+        return RunPlan(
+            model=self.model,
+            tools=self._all_tools(hub),
+            name=self.name,
+            instructions=self._instructions(),
+            limits=limits,
+            settings=settings or self.settings,
+            output=self._output,
+            approval=self._approval,
+            hooks=options.get("hooks") or Hooks(),
+            spill=self._spill,
+            input_guards=options.get("input_guards", ()),
+            output_guards=options.get("output_guards", ()),
+            compaction=options.get("compaction"),
+            observers=options.get("observers", ()),
+        )
+
+    def _check_deps(self, deps: Any) -> None:
+        if self._deps_type is not None and not isinstance(deps, self._deps_type):
+            raise TypeError(f"deps must be a {self._deps_type.__name__}, not {shown(deps)}; give the run deps=...")
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[McpHub | None]:
+        """The servers' hub; one that was connected for this alone is closed again."""
+        hub, connected_here = await self._connect()
+        try:
+            yield hub
+        finally:
+            if connected_here and hub is not None:
+                await hub.aclose()
+
     async def _connect(self) -> tuple[McpHub | None, bool]:
         """The servers' hub in this event loop, and whether it was connected just now."""
         if not self._servers:
@@ -264,55 +372,26 @@ def _messages(prompt: Any) -> Sequence[Message]:
     return cast("Sequence[Message]", prompt)
 
 
+def _approval(given: Any) -> Approval:
+    if given is None or isinstance(given, Approval):
+        return given or Approval()
+    if not callable(given):
+        raise TypeError(f"approval is an Approval or a function that answers, not {given!r}")
+    return Approval(ask=cast("Ask", given))
+
+
+def _answers(given: Mapping[str, Answer] | None, conversation: Conversation) -> Mapping[str, Answer]:
+    waiting = [call.id for call in conversation.waiting]
+    for call, answer in (given or {}).items():
+        if call not in waiting:
+            raise ValueError(f"approvals: no call '{call}' waits; waiting: {', '.join(waiting) or 'none'}")
+        refusal(answer)
+    return given or {}
+
+
 def _choice(given: Any) -> ToolChoice:
     if isinstance(given, Tool):
         return Named(given.name)
     if given in ("auto", "none", "required") or isinstance(given, Named):
         return given
     raise ValueError(f"tool_choice is 'auto', 'none', 'required', a tool or Named('<tool>'), not {given!r}")
-
-
-def run_blocking(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine function to its end; in a thread of its own where an event loop runs in this one."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(function())
-    outcome: list[T] = []
-    errors: list[BaseException] = []
-    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = []
-
-    async def begin() -> T:
-        running.append((asyncio.get_running_loop(), asyncio.current_task()))
-        return await function()
-
-    def work() -> None:
-        try:
-            outcome.append(asyncio.run(begin()))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="m1agent run_sync")
-    thread.start()
-    try:
-        _join(thread)
-    except BaseException:
-        for loop, task in running:
-            with suppress(RuntimeError):  # The loop has just ended by itself.
-                loop.call_soon_threadsafe(task.cancel if task else loop.stop)
-        thread.join()
-        raise
-    if errors:
-        raise errors[0]
-    return outcome[0]
-
-
-def _join(thread: threading.Thread) -> None:
-    """Wait for the thread. Raises KeyboardInterrupt at Ctrl-C, which asyncio's runner makes a cancellation of the task
-    that waits here and so could never learn of it."""
-    here = asyncio.current_task()
-    before = here.cancelling() if here else 0
-    while thread.is_alive():
-        thread.join(JOIN_SECONDS)
-        if here and here.cancelling() > before:
-            raise KeyboardInterrupt

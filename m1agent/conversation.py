@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from typing import cast
+from typing import Any, Protocol, cast
 
-from m1agent.errors import ConversationInUse
+from m1agent.errors import ConversationInUse, TranscriptError
 from m1agent.events import ModelEvent, ReplyFinished
-from m1agent.messages import AssistantMessage, Message, Setup, ToolMessage, ToolResult
+from m1agent.messages import AssistantMessage, Message, Setup, ToolCall, ToolMessage, ToolResult
 from m1agent.models.base import Model, Settings, Thread
 from m1agent.prompt.envelope import Envelope
 
+
+class Journal(Protocol):
+    """Where a conversation writes itself down. Each method returns after the change is safe."""
+
+    def appended(self, message: Message) -> None:
+        """`message` was added at the end."""
+        ...
+
+    def replaced(self, messages: Sequence[Message]) -> None:
+        """The whole history is now `messages`: a rewind or a compaction."""
+        ...
+
+    def noted(self, results: Sequence[ToolResult | None], waiting: Sequence[str] = ()) -> None:
+        """Results of the last reply's calls that are known before all are, in the order of the calls.
+
+        `waiting` are the ids of calls that wait for a human's answer; until it is there the reply stays unanswered.
+        """
+        ...
+
+
 NOT_RUN = "This call was not run: the run was stopped before it."
+FORMAT = 1
 
 
 class Conversation:
@@ -22,18 +43,34 @@ class Conversation:
     `fork` gives a second conversation with the same past.
     """
 
-    def __init__(self, messages: Iterable[Message] = ()) -> None:
+    def __init__(self, messages: Iterable[Message] = (), *, journal: Journal | None = None) -> None:
         self._messages = list(messages)
+        self._journal = journal
         self._thread: Thread | None = None
         self._model: Model | None = None
         self._setup: Setup | None = None
         self._held = 0
         self._in_use = False
+        self._noted: tuple[ToolResult | None, ...] = ()
+        self._waiting: tuple[str, ...] = ()
+        self._marks: dict[int, object] = {}
         self.rebuilds = 0
 
     @property
     def messages(self) -> tuple[Message, ...]:
         return tuple(self._messages)
+
+    @property
+    def waiting(self) -> tuple[ToolCall, ...]:
+        """Calls of the last reply that wait for a human's answer."""
+        last = self._messages[-1] if self._messages else None
+        calls = last.calls if isinstance(last, AssistantMessage) else ()
+        return tuple(call for call in calls if call.id in self._waiting)
+
+    @property
+    def noted(self) -> tuple[ToolResult | None, ...]:
+        """Results of the last reply's calls that are known while others still run or wait."""
+        return self._noted
 
     @property
     def ids(self) -> tuple[int, ...] | None:
@@ -45,6 +82,33 @@ class Conversation:
 
     def __repr__(self) -> str:
         return f"<Conversation of {len(self._messages)} messages>"
+
+    def to_json(self) -> dict[str, Any]:
+        """The conversation as JSON values, calls that wait for an answer included."""
+        from m1agent.transcript import results_to_json, to_json
+
+        return {
+            "format": FORMAT,
+            "messages": to_json(self._messages),
+            "noted": results_to_json(self._noted),
+            "waiting": list(self._waiting),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Conversation:
+        """The conversation that `to_json` wrote down, in this process or another.
+
+        Raises:
+            TranscriptError: the values are not of that form; the text names the place.
+        """
+        from m1agent.transcript import from_json, results_from_json
+
+        if values.get("format") != FORMAT:
+            raise TranscriptError(f"format: expected {FORMAT}, got {values.get('format')!r}")
+        made = cls(from_json(cast("Any", values.get("messages"))))
+        made._noted = results_from_json(values.get("noted", []))
+        made._waiting = tuple(values.get("waiting", ()))
+        return made
 
     @contextmanager
     def in_use(self) -> Generator[None]:
@@ -60,6 +124,8 @@ class Conversation:
     def append(self, message: Message) -> None:
         """Add a message; the model reads it with the next reply."""
         self._messages.append(message)
+        if self._journal is not None:
+            self._journal.appended(message)
 
     async def attach(self, model: Model, setup: Setup) -> None:
         """Use `model` with `setup` from here on. Another model, or other tools, mean the history is read anew."""
@@ -73,6 +139,7 @@ class Conversation:
         """Let go of the model's thread; the messages stay."""
         thread, self._thread = self._thread, None
         self._held = 0
+        self._marks = {}
         if thread is not None:
             await thread.aclose()
 
@@ -84,9 +151,49 @@ class Conversation:
     def fork(self) -> Conversation:
         """A second conversation with the same past; the model's state is shared, not computed again."""
         twin = Conversation(self._messages)
+        twin._noted, twin._waiting, twin._marks = self._noted, self._waiting, dict(self._marks)
         twin._model, twin._setup, twin._held = self._model, self._setup, self._held
         twin._thread = self._thread.fork() if self._thread else None
         return twin
+
+    def note(self, results: Sequence[ToolResult | None], waiting: Sequence[str] = ()) -> None:
+        """Write down results of the last reply's calls while others still run or wait; `settle` takes them up."""
+        self._noted, self._waiting = tuple(results), tuple(waiting)
+        if self._journal is not None:
+            self._journal.noted(self._noted, self._waiting)
+
+    async def rewind(self, length: int) -> None:
+        """Go back to the first `length` messages. After a reply that made no calls, a local model keeps its state.
+
+        Raises:
+            ValueError: the conversation is not that long, or a call would be left without its result.
+            ConversationInUse: a run is using it.
+        """
+        if not 0 <= length <= len(self._messages):
+            raise ValueError(f"cannot rewind to {length} messages: the conversation has {len(self._messages)}")
+        kept = self._messages[:length]
+        if kept and isinstance(kept[-1], AssistantMessage) and kept[-1].calls and length < len(self._messages):
+            raise ValueError(f"message {length} makes calls; rewind to {length - 1} or {length + 1} instead")
+        with self.in_use():
+            mark = self._marks.get(length)
+            if mark is None or self._thread is None or not await self._thread.rewind(mark):
+                await self.replace(kept)
+                return
+            self._held = length
+            self._become(kept)
+
+    async def replace(self, messages: Iterable[Message]) -> None:
+        """Put another history in the place of this one; the model reads it anew with the next reply."""
+        await self.detach()
+        self.rebuilds += 1
+        self._become(messages)
+
+    def _become(self, messages: Iterable[Message]) -> None:
+        self._messages = list(messages)
+        self._noted, self._waiting = (), ()
+        self._marks = {length: mark for length, mark in self._marks.items() if length <= len(self._messages)}
+        if self._journal is not None:
+            self._journal.replaced(self._messages)
 
     async def reply(self, envelope: Envelope, settings: Settings) -> AsyncGenerator[ModelEvent]:
         """Stream one reply to everything said so far. Its message is appended when `ReplyFinished` is yielded."""
@@ -101,15 +208,18 @@ class Conversation:
 
     def record(self, message: AssistantMessage) -> None:
         """Add a reply that the model's thread already holds."""
-        self._messages.append(message)
+        self.append(message)
         self._held = len(self._messages)
+        if self._thread is not None and not message.calls:
+            self._marks[self._held] = self._thread.mark()
 
     def settle(self, results: Sequence[ToolResult | None] = ()) -> None:
         """Answer every call of the last reply: with its result, in order, else that it was not run."""
         last = self._messages[-1] if self._messages else None
         if not isinstance(last, AssistantMessage) or not last.calls:
             return
-        known = [*results, *[None] * len(last.calls)]
+        noted, self._noted, self._waiting = self._noted, (), ()
+        known = [*results, *noted[len(results) :], *[None] * len(last.calls)]
         self.append(
             ToolMessage(
                 tuple(

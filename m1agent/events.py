@@ -2,18 +2,19 @@
 
 A model's reply streams `ThinkingDelta`, `TextDelta`, `CallStarted`, `ArgumentsDelta`, `CallReady`, and ends with
 `ReplyFinished`. The loop wraps these between `StepStarted` and `StepFinished`, adds `ToolStarted` and `ToolFinished`
+(and `ToolProgress` between them)
 for the calls it runs, and ends with `RunFinished`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from m1agent.messages import AssistantMessage, ToolCall, ToolResult, Usage
 
 if TYPE_CHECKING:
-    from m1agent.loop import RunResult
+    from m1agent.result import RunResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,44 @@ class ToolStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolProgress:
+    """A running call tells how far it is; `fraction` runs from 0 to 1, or is None where that is not known."""
+
+    call: ToolCall
+    message: str = ""
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ToolFinished:
     """A call has its result, or the error the model will be told."""
 
     call: ToolCall
     result: ToolResult
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalNeeded:
+    """Calls that wait for a human's answer; the run ends here with `stop == "approval"`."""
+
+    calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """The older part of the conversation was replaced by `summary`; the numbers count messages."""
+
+    before: int
+    after: int
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOff:
+    """Another agent, of this name, goes on with the conversation."""
+
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +132,11 @@ class StepFinished:
 class RunFinished:
     """The run has ended; the result says how."""
 
-    result: RunResult
+    result: RunResult[Any]
 
 
 ModelEvent: TypeAlias = ThinkingDelta | TextDelta | CallStarted | ArgumentsDelta | CallReady | ReplyFinished
-Event: TypeAlias = ModelEvent | StepStarted | ToolStarted | ToolFinished | StepFinished | RunFinished
+RunEvent: TypeAlias = ApprovalNeeded | Compacted | HandedOff
+Event: TypeAlias = (
+    RunEvent | ModelEvent | StepStarted | ToolStarted | ToolProgress | ToolFinished | StepFinished | RunFinished
+)

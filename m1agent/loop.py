@@ -2,25 +2,31 @@
 
 A run is an async generator of events and nothing else; `Agent.run` consumes what `Agent.stream` shows. However it
 ends, by a limit, a cancellation, a failure, or a reader that walks away, the conversation is left valid: every call has
-a result, and the next run goes on from there.
+a result, and the next run goes on from there. The one exception is a run that ends because calls wait for a human's
+answer: these stay open until the next run brings it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-import anyio
-
-from m1agent.calls import STOP_AT, Calls, Repeats
+from m1agent.approval import Answer, Approval, Denied, refusal
+from m1agent.budget import ResultBudget, Spill
+from m1agent.calls import STOP_AT, CallEvent, CallRules, Calls, Repeats
+from m1agent.cancel import Cancel, Interrupted
+from m1agent.compaction import INTRODUCTION, Compaction, split, summary_of
+from m1agent.context import Context
 from m1agent.conversation import Conversation
 from m1agent.errors import ModelError
 from m1agent.events import (
+    ApprovalNeeded,
     CallReady,
+    Compacted,
     Event,
     ModelEvent,
     ReplyFinished,
@@ -29,77 +35,44 @@ from m1agent.events import (
     StepStarted,
     TextDelta,
     ThinkingDelta,
-    ToolFinished,
-    ToolStarted,
 )
+from m1agent.guards import Block, InputGuard, OutputGuard, judged
+from m1agent.handoff import Handoff
+from m1agent.hooks import Hooks
 from m1agent.limits import Limits
-from m1agent.messages import AssistantMessage, Message, ToolCall, ToolResult, Usage, UserMessage
-from m1agent.models.base import Settings
+from m1agent.messages import AssistantMessage, Message, ToolCall, ToolResult, ToolSpec, Usage, UserMessage
+from m1agent.meter import Meter
+from m1agent.models.base import Model, Settings
+from m1agent.observe import Observer, ReplyInfo, RunInfo, watch
 from m1agent.output import Output, OutputMismatch
-from m1agent.prompt.envelope import Envelope, ToolChoice
-from m1agent.tools import Toolset
+from m1agent.prompt.envelope import Envelope, Named, ToolChoice
+from m1agent.result import CallRecord, RunResult, StopReason
+from m1agent.tools import Tool, Toolset
 
-StopReason: TypeAlias = Literal["done", "steps", "tokens", "seconds", "cancelled", "loop", "error"]
 OUTPUT_TRIES = 3
+UNANSWERED = Denied("Nobody answered the question whether it may run.")
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
-    """A call and what the model was told about it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What an agent brings to a run."""
 
-    call: ToolCall
-    result: ToolResult
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """How a run ended, and everything finished by then.
-
-    `output` is the answer text, or a value of the agent's output type; None where the run ended before an answer.
-    `stop` is `done`, the limit that ended the run (`steps`, `tokens`, `seconds`), `cancelled`, `loop` (the same call
-    over and over) or `error` (the model failed; `error` says how). `messages` is the whole conversation.
-    """
-
-    output: Any
-    stop: StopReason
-    steps: int
-    calls: tuple[CallRecord, ...]
-    messages: tuple[Message, ...]
-    usage: Usage
-    seconds: float
-    conversation: Conversation
-    error: Exception | None = None
-
-
-class Cancel:
-    """Ends runs from outside: `cancel()` may be called from any task, thread or signal handler."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._waiting: dict[anyio.CancelScope, asyncio.AbstractEventLoop] = {}
-
-    def cancel(self) -> None:
-        """End the runs that were given this object, now and from here on; they return what is finished."""
-        self.requested = True
-        for scope, loop in list(self._waiting.items()):
-            loop.call_soon_threadsafe(scope.cancel)
-
-    async def race(self, awaitable: Awaitable[T], deadline: float) -> T:
-        """The awaited value; raises Interrupted when cancelled, or at `deadline` on the event loop's clock."""
-        loop = asyncio.get_running_loop()
-        with anyio.CancelScope(deadline=deadline) as scope:
-            self._waiting[scope] = loop
-            try:
-                return await awaitable
-            finally:
-                del self._waiting[scope]
-        raise Interrupted("cancelled" if self.requested else "seconds")
-
-
-class Interrupted(Exception):
-    """A wait ended early; `args[0]` is the run's stop reason."""
+    model: Model
+    tools: Toolset
+    name: str = ""
+    instructions: str = ""
+    limits: Limits = field(default_factory=Limits)
+    settings: Settings = field(default_factory=Settings)
+    output: Output | None = None
+    approval: Approval = field(default_factory=Approval)
+    hooks: Hooks = field(default_factory=Hooks)
+    spill: Spill = field(default_factory=lambda: Spill(ResultBudget()))
+    input_guards: Sequence[InputGuard] = ()
+    output_guards: Sequence[OutputGuard] = ()
+    compaction: Compaction | None = None
+    observers: Sequence[Observer] = ()
 
 
 @dataclass(slots=True)
@@ -126,44 +99,65 @@ class _Partial:
 
 
 class Run:
-    """One run over a conversation that has its model attached. `events` may be read once."""
+    """One run over a conversation that has its model attached. `events` may be read once.
+
+    Args:
+        conversation: what is extended.
+        plan: what the agent brings.
+        new: messages to begin with.
+        choice: what the first reply must be.
+        deps: what tools find in their context.
+        cancel: ends the run from outside.
+        answers: for the calls that waited for approval, by call id.
+        before: the result of the run this one takes over from; its counts go on.
+    """
 
     def __init__(
         self,
         conversation: Conversation,
-        tools: Toolset,
+        plan: RunPlan,
         *,
-        limits: Limits,
-        settings: Settings,
-        output: Output | None = None,
+        new: Sequence[Message] = (),
         choice: ToolChoice = "auto",
+        deps: Any = None,
         cancel: Cancel | None = None,
+        answers: Mapping[str, Answer] | None = None,
+        before: RunResult[Any] | None = None,
     ) -> None:
         self._conversation = conversation
-        self._tools = tools
-        self._limits = limits
-        self._settings = settings
-        self._output = output
+        self._plan = plan
+        self._tools = plan.tools
+        self._new = new
         self._choice: ToolChoice = choice
+        self._deps = deps
         self._cancel = cancel or Cancel()
-        self._usage = Usage()
-        self._step = 0
-        self._ran = 0
+        self._answers = answers or {}
+        self._records = list(before.calls) if before else []
+        self._meter = Meter(plan.limits)
+        if before is not None:
+            self._meter = Meter(plan.limits, before.usage, before.steps, len(before.calls))
+        self._first = self._meter.steps + 1
+        self._elapsed = before.seconds if before else 0.0
         self._stop: StopReason | None = None
         self._answer: Any = None
         self._error: Exception | None = None
-        self._records: list[CallRecord] = []
+        self._reason = ""
         self._repeats = Repeats()
         self._partial: _Partial | None = None
         self._calls: Calls | None = None
         self._output_tries = 0
-        self._envelopes: dict[tuple[bool, ToolChoice], Envelope] = {}
+        self._envelopes: dict[tuple[Any, ...], Envelope] = {}
+        self._changing = any(tool.available or tool.retries for tool in self._tools)
+        self.handed_to: Any = None
 
     async def events(self) -> AsyncGenerator[Event]:
         """Everything that happens, in order; the last event is `RunFinished`."""
         self._started = time.perf_counter()
-        seconds = self._limits.seconds
-        self._deadline = asyncio.get_running_loop().time() + seconds if seconds is not None else float("inf")
+        self._observer = watch(self._plan.observers, self._info())
+        self._rules = self._call_rules()
+        seconds = self._plan.limits.seconds
+        left = None if seconds is None else seconds - self._elapsed
+        self._deadline = asyncio.get_running_loop().time() + left if left is not None else float("inf")
         try:
             async with aclosing(self._steps()) as steps:
                 async for event in steps:
@@ -175,18 +169,27 @@ class Run:
             await self._conversation.detach()
         finally:
             self._settle()
+            self._observer.run_finished(self._result())
         yield RunFinished(self._result())
 
     async def _steps(self) -> AsyncGenerator[Event]:
-        while self._stop is None:
-            self._step += 1
-            yield StepStarted(self._step)
+        async with aclosing(self._begin()) as begun:
+            async for event in begun:
+                yield event
+        usage = Usage()
+        while self._stop is None and self.handed_to is None:
+            if self._plan.compaction is not None and self._plan.compaction.due(usage):
+                async with aclosing(self._compact(self._plan.compaction)) as compacted:
+                    async for event in compacted:
+                        yield event
+            self._meter.steps += 1
+            yield StepStarted(self._meter.steps)
             reply: ReplyFinished | None = None
             async with aclosing(self._reply()) as stream:
                 async for event in stream:
                     if isinstance(event, ReplyFinished):
                         reply = event
-                        self._usage += event.usage
+                        self._meter.charge(event.usage)
                     yield event
             if reply is None:
                 raise ModelError("the model ended its reply without finishing it")
@@ -194,24 +197,52 @@ class Run:
                 async with aclosing(self._run_calls(reply.message.calls)) as finished:
                     async for event in finished:
                         yield event
-            yield StepFinished(self._step, reply.usage)
-            self._stop = self._verdict(reply)
+            usage = reply.usage
+            yield StepFinished(self._meter.steps, usage)
+            self._stop = await self._verdict(reply)
+
+    async def _begin(self) -> AsyncGenerator[Event]:
+        """Take up what waited for an answer, then what is new."""
+        if self._plan.input_guards and self._new:
+            objection = await self._guard(lambda: judged(self._plan.input_guards, tuple(self._new)))
+            if objection is not None:
+                self._block(objection.reason if isinstance(objection, Block) else objection.feedback)
+                return
+        if waiting := self._conversation.waiting:
+            answers = {call.id: refusal(self._answers.get(call.id, UNANSWERED)) for call in waiting}
+            last = self._conversation.messages[-1]
+            assert isinstance(last, AssistantMessage)
+            async with aclosing(self._run_calls(last.calls, self._conversation.noted, answers)) as finished:
+                async for event in finished:
+                    yield event
+        for message in self._new:
+            self._conversation.append(message)
 
     async def _reply(self) -> AsyncGenerator[ModelEvent]:
         self._partial = _Partial([], [], [])
-        stream = self._conversation.reply(self._envelope(), self._reply_settings())
-        async with aclosing(stream):
-            while (event := await self._next(stream)) is not None:
-                self._partial.add(event)
-                if isinstance(event, ReplyFinished):
-                    self._partial = None
+        settings = self._meter.settings(self._plan.settings)
+        seen, reply, failure = self._observer, None, None
+        seen.reply_started(ReplyInfo(self._meter.steps, self._plan.model.name, settings, self._conversation))
+        stream = self._conversation.reply(self._envelope(), settings)
+        try:
+            async with aclosing(stream):
+                while (event := await self._next(stream)) is not None:
+                    self._partial.add(event)
+                    if isinstance(event, ReplyFinished):
+                        self._partial, reply = None, event
+                        yield event
+                        return
                     yield event
-                    return
-                yield event
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            seen.reply_finished(reply, failure)
 
     async def _next(self, stream: AsyncGenerator[ModelEvent]) -> ModelEvent | None:
         try:
-            return await self._guard(lambda: anext(stream, None))
+            with self._observer.replying():
+                return await self._guard(lambda: anext(stream, None))
         except (Interrupted, ModelError):
             raise
         except Exception as error:
@@ -222,81 +253,148 @@ class Run:
             raise Interrupted("cancelled" if self._cancel.requested else "seconds")
         return await self._cancel.race(begin(), self._deadline)
 
-    async def _run_calls(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolStarted | ToolFinished]:
-        allowed = self._limits.tool_calls
-        self._calls = Calls(calls, self._tools, None if allowed is None else allowed - self._ran)
+    async def _compact(self, compaction: Compaction) -> AsyncGenerator[Event]:
+        messages = self._conversation.messages
+        head, older, kept = split(messages, compaction.keep)
+        if not older:
+            return
+        plan = self._plan
+        try:
+            summary, usage = await self._guard(lambda: summary_of(compaction, older, plan.model, plan.settings))
+        except (Interrupted, ModelError):
+            raise
+        except Exception as error:
+            raise ModelError(f"the conversation could not be summarised: {type(error).__name__}: {error}") from error
+        self._meter.charge(usage)
+        after = [*head, UserMessage(INTRODUCTION + summary), *kept]
+        await self._conversation.replace(after)
+        yield Compacted(len(messages), len(after), summary)
+
+    async def _run_calls(
+        self,
+        calls: Sequence[ToolCall],
+        known: Sequence[ToolResult | None] = (),
+        answers: Mapping[str, Denied | None] | None = None,
+    ) -> AsyncGenerator[CallEvent | ApprovalNeeded]:
+        self._calls = Calls(calls, self._tools, self._rules, self._meter.calls_left, known, answers)
         async with aclosing(self._calls.run(self._guard)) as events:
             async for event in events:
                 yield event
-        self._close_calls()
+        if waiting := self._calls.waiting:
+            self._stop = "approval"
+            yield ApprovalNeeded(tuple(waiting))
+        else:
+            self._close_calls()
 
     def _close_calls(self) -> None:
         """Put the results of the last reply's calls into the conversation, complete or not."""
         calls, self._calls = self._calls, None
         if calls is None:
             return
-        self._ran += calls.ran
-        known = [(index, result) for index, result in enumerate(calls.results) if result is not None]
+        self._meter.calls += calls.ran
+        known = [(i, result) for i, result in enumerate(calls.results) if result is not None and i not in calls.known]
         told = self._repeats.note([calls.calls[index] for index, _ in known], [result for _, result in known])
-        results: list[ToolResult | None] = [None] * len(calls.calls)
+        results = list(calls.results)
         for (index, _), result in zip(known, told, strict=True):
             results[index] = result
             self._records.append(CallRecord(calls.calls[index], result))
-        self._conversation.settle(results)
+            tool = self._tools.get(result.name)
+            if isinstance(tool, Handoff) and not result.is_error:
+                self.handed_to = tool.agent
+        if self._stop == "approval":
+            self._conversation.note(results, [call.id for call in calls.waiting])
+        else:
+            self._conversation.settle(results)
 
-    def _verdict(self, reply: ReplyFinished) -> StopReason | None:
+    async def _verdict(self, reply: ReplyFinished) -> StopReason | None:
         """Why the run ends after this step, or None when it goes on."""
+        if self._stop is not None:
+            return self._stop
         if self._repeats.worst >= STOP_AT:
             return "loop"
         if not reply.message.calls:
-            return self._judge(reply)
-        return self._limit_reached()
+            return await self._judge(reply)
+        return self._meter.reached
 
-    def _limit_reached(self) -> StopReason | None:
-        if self._limits.steps is not None and self._step >= self._limits.steps:
-            return "steps"
-        return "tokens" if self._tokens_left() == 0 else None
-
-    def _judge(self, reply: ReplyFinished) -> StopReason | None:
+    async def _judge(self, reply: ReplyFinished) -> StopReason | None:
         """Take the answer as it is, or as the output type; an answer that isn't one is asked for again."""
         if reply.stop == "length":
-            self._answer = None if self._output else reply.message.text
+            self._answer = None if self._plan.output else reply.message.text
             return "tokens"
-        if self._output is None:
-            self._answer = reply.message.text
-            return "done"
         try:
-            self._answer = self._output.parse(reply.message.text)
-            return "done"
+            answer = self._plan.output.parse(reply.message.text) if self._plan.output else reply.message.text
         except OutputMismatch as error:
-            self._output_tries += 1
-            if self._output_tries >= OUTPUT_TRIES:
-                self._error = ModelError(f"the answer does not fit the output type: {error}")
-                return "error"
-            self._conversation.append(UserMessage(self._output.request(error)))
-            return self._limit_reached()
+            assert self._plan.output is not None
+            return self._again(self._plan.output.request(error), f"the answer does not fit the output type: {error}")
+        if self._plan.output_guards:
+            verdict = await self._guard(lambda: judged(self._plan.output_guards, answer))
+            if isinstance(verdict, Block):
+                return self._block(verdict.reason)
+            if verdict is not None:
+                return self._again(verdict.feedback, f"a guard refused the answer: {verdict.feedback}")
+        self._answer = answer
+        return "done"
+
+    def _again(self, request: str, failure: str) -> StopReason | None:
+        """Ask for another answer, or give up after `OUTPUT_TRIES`."""
+        self._output_tries += 1
+        if self._output_tries >= OUTPUT_TRIES:
+            self._error = ModelError(failure)
+            return "error"
+        self._conversation.append(UserMessage(request))
+        return self._meter.reached
+
+    def _block(self, reason: str) -> StopReason:
+        self._reason, self._stop = reason, "blocked"
+        return "blocked"
 
     def _envelope(self) -> Envelope:
         """What the next reply may be; equal replies share one object, so that a grammar is compiled once."""
-        forced = self._output is not None and (self._output_tries > 0 or not len(self._tools))
-        spent = self._limits.tool_calls is not None and self._ran >= self._limits.tool_calls
-        choice: ToolChoice = "none" if forced or spent else self._choice if self._step == 1 else "auto"
-        choice = "none" if choice == "auto" and not len(self._tools) else choice
-        if (forced, choice) not in self._envelopes:
-            schema = self._output.schema if forced and self._output else None
-            self._envelopes[forced, choice] = Envelope(self._tools.specs, choice, output=schema)
-        return self._envelopes[forced, choice]
+        output = self._plan.output
+        offered = self._offered() if self._changing else None
+        forced = output is not None and (self._output_tries > 0 or not len(self._tools))
+        spent = self._meter.calls_left == 0
+        choice: ToolChoice = "none" if forced or spent else self._choice if self._meter.steps == self._first else "auto"
+        choice = "none" if choice == "auto" and not (self._tools if offered is None else offered) else choice
+        if offered is not None and isinstance(choice, Named) and choice.name not in {spec.name for spec in offered}:
+            choice = "auto" if offered else "none"
+        key = (forced, choice, None if offered is None else tuple(spec.name for spec in offered))
+        if key not in self._envelopes:
+            schema = output.schema if forced and output else None
+            self._envelopes[key] = Envelope(self._tools.specs if offered is None else offered, choice, output=schema)
+        return self._envelopes[key]
 
-    def _reply_settings(self) -> Settings:
-        bounds = (self._settings.max_tokens, self._limits.reply_tokens, self._tokens_left())
-        known = [bound for bound in bounds if bound is not None]
-        return replace(self._settings, max_tokens=max(1, min(known))) if known else self._settings
+    def _offered(self) -> tuple[ToolSpec, ...]:
+        """The tools the next reply may call; the prompt names all of them all the same."""
 
-    def _tokens_left(self) -> int | None:
-        if self._limits.tokens is None:
-            return None
-        spent = self._usage.input_tokens - self._usage.reused_tokens + self._usage.output_tokens
-        return max(0, self._limits.tokens - spent)
+        def usable(tool: Tool) -> bool:
+            return not self._rules.worn_out(tool) and (tool.available is None or tool.available())
+
+        return tuple(tool.spec for tool in self._tools if usable(tool))
+
+    def _call_rules(self) -> CallRules:
+        plan = self._plan
+        return CallRules(
+            context=self._context,
+            approval=plan.approval,
+            hooks=plan.hooks,
+            spill=plan.spill,
+            observer=self._observer,
+            note=self._conversation.note,
+        )
+
+    def _context(self, call: ToolCall, progress: Callable[[str, float | None], None]) -> Context[Any]:
+        return Context(self._deps, call, self._conversation.messages, self._plan.model, progress, self._meter.charge)
+
+    def _info(self) -> RunInfo:
+        plan = self._plan
+        return RunInfo(
+            conversation=self._conversation,
+            model=plan.model.name,
+            agent=plan.name,
+            instructions=plan.instructions,
+            tools=plan.tools.specs if plan.observers else (),
+        )
 
     def _settle(self) -> None:
         """Leave a valid history behind, whatever happened."""
@@ -305,17 +403,20 @@ class Run:
         if said is not None and (self._error is None or said != AssistantMessage()):
             self._conversation.record(said)
         self._close_calls()
-        self._conversation.settle()
+        if self._stop not in ("approval", "blocked"):
+            self._conversation.settle()
 
-    def _result(self) -> RunResult:
+    def _result(self) -> RunResult[Any]:
         return RunResult(
             output=self._answer,
-            stop=self._stop or "error",
-            steps=self._step,
+            stop=self._stop or ("done" if self.handed_to is not None else "error"),
+            steps=self._meter.steps,
             calls=tuple(self._records),
             messages=self._conversation.messages,
-            usage=self._usage,
-            seconds=time.perf_counter() - self._started,
+            usage=self._meter.usage,
+            seconds=self._elapsed + time.perf_counter() - self._started,
             conversation=self._conversation,
             error=self._error,
+            reason=self._reason,
+            pending=self._conversation.waiting,
         )

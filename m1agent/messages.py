@@ -33,13 +33,42 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image a tool returned. `media_type` is a MIME type such as `image/png`."""
+
+    data: bytes = field(repr=False)
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Bytes a tool returned that are no image, such as audio or a document."""
+
+    data: bytes = field(repr=False)
+    media_type: str = "application/octet-stream"
+    name: str = ""
+
+
+Part: TypeAlias = ImagePart | FilePart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """What a tool returns when text alone does not hold it: the text for the model, and parts beside it."""
+
+    content: str
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a call returned, as the text the model is shown."""
+    """What a call returned, as the text the model is shown; `parts` are the images and files that came with it."""
 
     call_id: str
     name: str
     content: str
     is_error: bool = False
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +106,14 @@ Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessag
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. `reused_tokens` were not computed again, `forced_tokens` were written by the grammar alone."""
+    """Token counts. `reused_tokens` were not computed again, `forced_tokens` were written by the grammar alone;
+    `thinking_tokens` are those of the output that were thinking, where the model tells them apart."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     reused_tokens: int = 0
     forced_tokens: int = 0
+    thinking_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -90,6 +121,7 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.reused_tokens + other.reused_tokens,
             self.forced_tokens + other.forced_tokens,
+            self.thinking_tokens + other.thinking_tokens,
         )
 
 

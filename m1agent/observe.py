@@ -17,7 +17,7 @@ silent one of none, so the loop asks nothing and calls:
     Calls._run   `seen.tool_started(call, spec)` as the first thing in the *task of the call*, and
                  `seen.tool_finished(call, result, error)` as its last, in the same task, also when it is cancelled.
                  In between the observer may have set context variables: async tools see them, and so do sync ones,
-                 because `anyio.to_thread` carries the context along. `error` is the exception the tool raised, with
+                 because `m1agent.threads` carries the context along. `error` is the exception the tool raised, with
                  its traceback, or None.
     Calls        for a call that is never run (unknown tool, arguments that do not fit, denied, no calls left):
                  `seen.tool_finished(call, result, None)` alone, from whichever task settles it.
@@ -38,8 +38,8 @@ from m1agent.messages import ToolCall, ToolResult, ToolSpec
 if TYPE_CHECKING:
     from m1agent.conversation import Conversation
     from m1agent.events import ReplyFinished
-    from m1agent.loop import RunResult
     from m1agent.models.base import Settings
+    from m1agent.result import RunResult
 
 LOG = logging.getLogger("m1agent.observe")
 

@@ -8,13 +8,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_origin
 
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
+from m1agent.context import Context
 from m1agent.docstrings import parse_docstring
 from m1agent.errors import ToolDefinitionError
 from m1agent.messages import JsonSchema, ToolSpec
@@ -84,6 +85,7 @@ class FunctionParameters:
     description: str
     model: type[BaseModel]
     names: tuple[str, ...]
+    takes_context: bool = False
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Python keyword arguments of a JSON object, defaults filled in.
@@ -107,7 +109,9 @@ def function_parameters(function: Callable[..., Any]) -> FunctionParameters:
     fields: dict[str, Any] = {}
     names: list[str] = []
     # Fields are numbered and the names are aliases, so that `from`, `json` or `model_config` are names like any other.
-    for number, (parameter, annotation) in enumerate(_annotated(function)):
+    given = list(_annotated(function))
+    takes_context = bool(given) and _is_context(given[0][1])
+    for number, (parameter, annotation) in enumerate(given[takes_context:]):
         fields[f"p{number}"] = _field(parameter, annotation, doc.parameters.get(parameter.name))
         names.append(parameter.name)
     try:
@@ -116,7 +120,7 @@ def function_parameters(function: Callable[..., Any]) -> FunctionParameters:
     except (PydanticUserError, PydanticSchemaGenerationError, TypeError, ValueError) as error:
         raise _culprit(function) or ToolDefinitionError(f"{function_name(function)}: {_first_line(error)}") from error
     schema.pop("description", None)
-    return FunctionParameters(canonical_schema(inlined(schema)), doc.description, model, tuple(names))
+    return FunctionParameters(canonical_schema(inlined(schema)), doc.description, model, tuple(names), takes_context)
 
 
 def inlined(schema: JsonSchema) -> JsonSchema:
@@ -184,6 +188,10 @@ def _annotated(function: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter
         yield parameter, parameter.annotation
 
 
+def _is_context(annotation: Any) -> bool:
+    return annotation is Context or get_origin(annotation) is Context
+
+
 def _remedy(parameter: str) -> str:
     if parameter in ("self", "cls"):
         return "make a tool of the bound method instead: tool(instance.method)"
@@ -203,6 +211,10 @@ def _field(parameter: inspect.Parameter, annotation: Any, description: str | Non
 def _culprit(function: Callable[..., Any]) -> ToolDefinitionError | None:
     """Which parameter a schema could not be made of; found by trying them one by one."""
     for parameter, annotation in _annotated(function):
+        if _is_context(annotation):
+            return ToolDefinitionError(
+                f"{function_name(function)}: '{parameter.name}' is a Context, which must be the first parameter"
+            )
         try:
             TypeAdapter(annotation).json_schema(schema_generator=_QuietSchema)
         except (PydanticUserError, PydanticSchemaGenerationError, TypeError, ValueError) as error:

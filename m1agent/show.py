@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from m1agent.events import (
     ArgumentsDelta,
@@ -21,7 +21,7 @@ from m1agent.prompt.template import plain_text
 
 if TYPE_CHECKING:
     from m1agent.agent import Agent
-    from m1agent.loop import RunResult
+    from m1agent.result import RunResult
 
 DIM, BLUE, GREEN, RED, RESET = "\033[2m", "\033[34m", "\033[32m", "\033[31m", "\033[0m"
 SHOWN = 2000
@@ -108,7 +108,7 @@ def costs(result: RunResult) -> str:
     )
 
 
-def prompt_of(agent: Agent, text: str) -> str:
+def prompt_of(agent: Agent[Any, Any], text: str) -> str:
     """What the model of an entered agent reads before its first reply to `text`."""
     return plain_text([*opening(agent.setup()), *question([UserMessage(text)])])
 

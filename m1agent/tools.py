@@ -5,26 +5,43 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
-import anyio
-import anyio.to_thread
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
 
+from m1agent.context import Context
 from m1agent.errors import InvalidArguments, SchemaError, ToolDefinitionError, ToolsetNotFound
-from m1agent.messages import JsonSchema, ToolSpec
+from m1agent.messages import JsonSchema, ToolCall, ToolOutput, ToolSpec
 from m1agent.problems import cap, close_match, dotted, shown
-from m1agent.schema import FunctionParameters, canonical_json, function_name, function_parameters
+from m1agent.render import render_result
+from m1agent.schema import FunctionParameters, function_name, function_parameters
+from m1agent.threads import in_thread
 from m1agent.validation import ArgumentsSchema
 
+if TYPE_CHECKING:
+    from mcp.server import Server
+
 ENTRY_POINTS = "m1agent.tools"
-NOTHING = "Done. Nothing was returned."
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Needs: TypeAlias = bool | Callable[[dict[str, Any]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What a tool says of itself; None where it says nothing.
+
+    `read_only`: it changes nothing. `destructive`: it may overwrite or delete. `idempotent`: a second identical call
+    changes nothing more. `open_world`: it reaches out to systems beyond its own.
+    """
+
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+    open_world: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +62,40 @@ class Tool:
     """Something a model may call: what it is told (`spec`), the check of its arguments, and the handler that runs.
 
     Made by the decorator `tool` from a typed function, or by `Tool.from_schema` from a JSON Schema.
+
+    `approval`: whether a call waits for a human's yes, perhaps by its arguments; None leaves it to `hints`.
+    `timeout`: seconds a call may take. `retries`: failures in a row after which a run offers the tool no more.
+    `available`: whether the next reply may call it; the prompt stays as it is either way.
     """
 
     spec: ToolSpec
     handler: Callable[..., Any]
     checker: ArgumentsSchema
     parameters: FunctionParameters | None = None
+    takes_context: bool = False
+    hints: Hints = Hints()
+    approval: Needs | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    available: Callable[[], bool] | None = None
 
     @classmethod
     def from_schema(
-        cls, name: str, description: str, parameters: JsonSchema, handler: Callable[..., Awaitable[Any] | Any]
+        cls,
+        name: str,
+        description: str,
+        parameters: JsonSchema,
+        handler: Callable[..., Awaitable[Any] | Any],
+        *,
+        takes_context: bool = False,
+        hints: Hints | None = None,
+        approval: Needs | None = None,
+        timeout: float | None = None,
     ) -> Tool:
         """A tool whose arguments are described by a JSON Schema; `handler` gets them as keyword arguments.
 
-        The schema is used as it is, in the draft its `$schema` names; references may only lead inside it.
+        The schema is used as it is, in the draft its `$schema` names; references may only lead inside it. With
+        `takes_context` the handler's first argument is a `Context`.
 
         Raises:
             ToolDefinitionError: no usable schema.
@@ -67,7 +104,15 @@ class Tool:
             checker = ArgumentsSchema(parameters)
         except SchemaError as error:
             raise ToolDefinitionError(f"{name}: {error}") from error
-        return cls(ToolSpec(name, description, parameters), handler, checker)
+        return cls(
+            ToolSpec(name, description, parameters),
+            handler,
+            checker,
+            takes_context=takes_context,
+            hints=hints or Hints(),
+            approval=approval,
+            timeout=timeout,
+        )
 
     @property
     def name(self) -> str:
@@ -91,41 +136,52 @@ class Tool:
             raise InvalidArguments(self.name, cap(_typed_problems(error, checked.arguments))) from error
         return Validated(checked.arguments, kwargs, checked.coercions)
 
-    async def run(self, validated: Validated) -> str:
-        """Run the handler with checked arguments and return its result as text; sync handlers run in a thread.
+    def needs_approval(self, arguments: dict[str, Any]) -> bool:
+        """Whether a call with these arguments waits for a human's yes."""
+        if self.approval is None:
+            return self.hints.destructive is True
+        return self.approval(arguments) if callable(self.approval) else self.approval
+
+    async def run(self, validated: Validated, context: Context[Any] | None = None) -> ToolOutput:
+        """Run the handler with checked arguments and return what it made; sync handlers run in a thread.
 
         What the handler raises passes through. Cancelling does not wait for a sync handler.
         """
+        about = (context or Context(None, ToolCall("", self.name, validated.arguments)),) if self.takes_context else ()
         if _is_async(self.handler):
-            return render_result(await self.handler(**validated.kwargs))
-        work = functools.partial(self.handler, **validated.kwargs)
-        # A limiter of its own: threads that hang must never use up those of other tools.
-        result = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+            return render_result(await self.handler(*about, **validated.kwargs))
+        work = functools.partial(self.handler, *about, **validated.kwargs)
+        result = await in_thread(work)
         return render_result(await result if inspect.isawaitable(result) else result)
 
-    async def call(self, arguments: Mapping[str, Any]) -> str:
-        """`validate`, then `run`.
+    async def call(self, arguments: Mapping[str, Any], context: Context[Any] | None = None) -> str:
+        """`validate`, then `run`; the text a model would read.
 
         Raises:
             InvalidArguments: the arguments do not fit.
         """
-        return await self.run(self.validate(arguments))
+        return (await self.run(self.validate(arguments), context)).content
 
     def renamed(self, name: str) -> Tool:
         """The same tool under another name."""
-        return Tool(
-            ToolSpec(name, self.spec.description, self.spec.parameters), self.handler, self.checker, self.parameters
-        )
+        return self.changed(spec=replace(self.spec, name=name))
+
+    def changed(self, **changes: Any) -> Tool:
+        """The same tool with other fields, such as `approval=True` or `timeout=5.0`."""
+        fields = {name: getattr(self, name) for name in Tool.__dataclass_fields__}
+        return Tool(**(fields | changes))
 
 
 class FunctionTool(Tool, Generic[P, R]):
     """A tool made of a function; calling it calls the function."""
 
-    def __init__(self, function: Callable[P, R], name: str | None, description: str | None) -> None:
+    def __init__(self, function: Callable[P, R], name: str | None, description: str | None, **fields: Any) -> None:
         parameters = function_parameters(function)
         told = parameters.description if description is None else description
         spec = ToolSpec(function_name(function) if name is None else name, told, parameters.schema)
-        super().__init__(spec, function, ArgumentsSchema(parameters.schema, closed=True), parameters)
+        checker = ArgumentsSchema(parameters.schema, closed=True)
+        super().__init__(spec, function, checker, parameters, parameters.takes_context, **fields)
+        _check_bounds(self)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -136,10 +192,26 @@ class FunctionTool(Tool, Generic[P, R]):
 def tool(function: Callable[P, R], /) -> FunctionTool[P, R]: ...
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    approval: Needs | None = None,
+    timeout: float | None = None,
+    retries: int | None = None,
+    hints: Hints | None = None,
+    available: Callable[[], bool] | None = None,
 ) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
 def tool(
-    function: Callable[..., Any] | None = None, /, *, name: str | None = None, description: str | None = None
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    approval: Needs | None = None,
+    timeout: float | None = None,
+    retries: int | None = None,
+    hints: Hints | None = None,
+    available: Callable[[], bool] | None = None,
 ) -> Any:
     """Make a tool of a typed function, sync or async.
 
@@ -155,17 +227,36 @@ def tool(
         function: the function; left out when the decorator is given options.
         name: what the model calls it by, instead of the function's name.
         description: what the model is told, instead of the docstring.
+        approval: a call waits for a human's yes: always, never, or by its arguments. By default `hints` decide.
+        timeout: seconds a call may take; the model is told when it took longer.
+        retries: failures in a row after which a run offers the tool no more.
+        hints: what the tool does to the world.
+        available: whether the next reply may call the tool; asked before each reply.
+
+    A first parameter of type `Context` is given the run's context and is no part of the schema.
 
     Raises:
-        ToolDefinitionError: a parameter is positional-only, variadic, not annotated, or of a type JSON cannot hold.
+        ToolDefinitionError: a parameter is positional-only, variadic, not annotated, or of a type JSON cannot hold; or
+            `timeout` or `retries` is out of range.
     """
-    if function is None:
-        return functools.partial(_function_tool, name=name, description=description)
-    return FunctionTool(function, name, description)
+    make: Any = functools.partial(
+        FunctionTool,
+        name=name,
+        description=description,
+        hints=hints or Hints(),
+        approval=approval,
+        timeout=timeout,
+        retries=retries,
+        available=available,
+    )
+    return make if function is None else make(function)
 
 
-def _function_tool(function: Callable[..., Any], *, name: str | None, description: str | None) -> Tool:
-    return FunctionTool(function, name, description)
+def _check_bounds(made: Tool) -> None:
+    if made.timeout is not None and not made.timeout > 0:
+        raise ToolDefinitionError(f"{made.name}: timeout must be above 0 seconds, not {made.timeout!r}")
+    if made.retries is not None and made.retries < 1:
+        raise ToolDefinitionError(f"{made.name}: retries must be at least 1, not {made.retries!r}")
 
 
 class Toolset:
@@ -216,11 +307,40 @@ class Toolset:
 
     def prefixed(self, prefix: str) -> Toolset:
         """The same tools with `prefix` before each name."""
-        return Toolset(self.name, [item.renamed(prefix + item.name) for item in self])
+        return self.mapped(lambda item: item.renamed(prefix + item.name))
+
+    def renamed(self, names: Mapping[str, str]) -> Toolset:
+        """The same tools, some under other names: `{"old": "new"}`.
+
+        Raises:
+            ToolDefinitionError: a name is none of the tools, or two tools would have the same.
+        """
+        for name in names:
+            if name not in self._tools:
+                raise ToolDefinitionError(f"{self.unknown(name)} renamed() takes the names they have now")
+        return self.mapped(lambda item: item.renamed(names.get(item.name, item.name)))
+
+    def approval_required(self, needs: Needs = True) -> Toolset:
+        """The same tools, each waiting for a human's yes before it runs: always, or by the arguments."""
+        return self.mapped(lambda item: item.changed(approval=needs))
+
+    def available_when(self, test: Callable[[], bool]) -> Toolset:
+        """The same tools, which a reply may only call while `test` is true; the prompt stays as it is."""
+        return self.mapped(lambda item: item.changed(available=test))
+
+    def mapped(self, change: Callable[[Tool], Tool]) -> Toolset:
+        """The tools that `change` makes of these, in the same order."""
+        return Toolset(self.name, map(change, self))
 
     def filtered(self, keep: Callable[[Tool], bool]) -> Toolset:
         """Only the tools for which `keep` is true."""
         return Toolset(self.name, filter(keep, self))
+
+    def as_mcp_server(self, name: str | None = None, **options: Any) -> Server[Any]:
+        """An MCP server that offers these tools; `m1agent.mcp.expose.as_mcp_server` has the options."""
+        from m1agent.mcp.expose import as_mcp_server
+
+        return as_mcp_server(self, name, **options)
 
 
 def gather_tools(items: Iterable[Tool | Toolset | Callable[..., Any]], name: str = "tools") -> Toolset:
@@ -264,24 +384,6 @@ def load_toolset(name: str) -> Toolset:
     if not isinstance(made, Toolset):
         raise ToolsetNotFound(f"'{points[name].value}' gives a {type(made).__name__}, not a Toolset")
     return made
-
-
-def render_result(value: Any) -> str:
-    """A tool's result as the text a model reads: strings as they are, everything else as JSON.
-
-    Raises:
-        TypeError: the value has no JSON form.
-    """
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return NOTHING
-    try:
-        return canonical_json(from_json(to_json(value, by_alias=True, inf_nan_mode="strings")))
-    except ValueError as error:
-        raise TypeError(
-            f"a tool returned a {type(value).__name__}, which has no JSON form; return text or JSON values"
-        ) from error
 
 
 def _entry_points() -> dict[str, EntryPoint]:

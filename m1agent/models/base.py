@@ -16,6 +16,8 @@ from m1agent.prompt.envelope import Envelope
 class Settings:
     """How a reply is sampled. None leaves the model's own default.
 
+    `thinking` bounds the tokens of the reply's thinking, where the model can be made to stop it; 0 allows none.
+
     Raises ValueError naming the field when a value is none of the field's.
     """
 
@@ -23,6 +25,7 @@ class Settings:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+    thinking: int | None = None
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -31,6 +34,7 @@ class Settings:
         _check("temperature", self.temperature, number, lambda value: 0 <= value < inf, "0 (greedy) or a number above")
         _check("top_p", self.top_p, number, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
         _check("seed", self.seed, (int,), lambda value: 0 <= value < 2**64, "a non-negative 64-bit integer")
+        _check("thinking", self.thinking, (int,), lambda value: value >= 0, "an integer of at least 0")
         stop: Any = self.stop
         if not isinstance(stop, tuple) or not all(isinstance(text, str) and text for text in cast("tuple[Any]", stop)):
             raise ValueError(f"Settings.stop must be a tuple of non-empty texts, not {self.stop!r}")
@@ -55,6 +59,14 @@ class Thread(Protocol):
 
         Closing the iterator early cancels the reply; the thread then ends where the last yielded token ended.
         """
+        ...
+
+    def mark(self) -> object:
+        """Where the thread stands now, for `rewind`."""
+        ...
+
+    async def rewind(self, mark: Any) -> bool:
+        """Go back to a mark of this thread, or of the one it was forked from; False where the model cannot."""
         ...
 
     def fork(self) -> Thread:

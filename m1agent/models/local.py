@@ -196,6 +196,19 @@ class LocalThread:
         usage = Usage(completion.prompt_tokens, len(completion.ids), completion.reused_tokens, completion.forced_tokens)
         yield ReplyFinished(message, usage, stop)
 
+    def mark(self) -> tuple[int, int]:
+        assert self._session is not None
+        return self._session.length, self._calls
+
+    async def rewind(self, mark: Any) -> bool:
+        session = self._session
+        if session is None or self._closed:
+            return False
+        length, self._calls = mark
+        self._unread, self._new = [], []
+        await _in_thread(lambda: session.rewind(length))
+        return True
+
     def fork(self) -> LocalThread:
         twin = LocalThread(self._model, self._unread, self._session.fork() if self._session is not None else None)
         twin._new, twin._asked, twin._calls = list(self._new), self._asked, self._calls

@@ -11,7 +11,7 @@ import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio.lowlevel
 
@@ -155,6 +155,15 @@ class ScriptedThread:
         self._cut = False
         self._calls += len(message.calls)
         self._messages.append(message)
+
+    def mark(self) -> tuple[int, int, int]:
+        return len(self._messages), len(self._ids), self._calls
+
+    async def rewind(self, mark: Any) -> bool:
+        messages, ids, self._calls = mark
+        del self._messages[messages:], self._ids[ids:]
+        self._cut = False
+        return True
 
     def fork(self) -> ScriptedThread:
         twin = ScriptedThread(self._model, self._messages, self._ids)

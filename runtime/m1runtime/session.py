@@ -42,6 +42,11 @@ class Session:
         return tuple(self._sequence.tokens)
 
     @property
+    def length(self) -> int:
+        """How many tokens there are."""
+        return len(self._sequence.tokens)
+
+    @property
     def logits(self) -> Tensor:
         """fp32 logits [V] that follow the last token. Raises SessionError when there are no tokens."""
         self._check()

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m1agent.agent import Agent
+from m1agent.cancel import Cancel
 from m1agent.conversation import NOT_RUN, Conversation
 from m1agent.errors import ModelError, ToolError
 from m1agent.events import (
@@ -31,12 +32,12 @@ from m1agent.events import (
     ToolStarted,
 )
 from m1agent.limits import Limits
-from m1agent.loop import Cancel, RunResult
 from m1agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from m1agent.models.base import Settings
 from m1agent.models.scripted import Reply, ScriptedModel
 from m1agent.prompt.envelope import Named
 from m1agent.prompt.template import calls_text
+from m1agent.result import RunResult
 from m1agent.tools import Tool, tool
 
 

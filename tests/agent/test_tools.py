@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field
 
 from m1agent.errors import InvalidArguments, ToolDefinitionError, ToolError, ToolsetNotFound
-from m1agent.tools import Tool, Toolset, gather_tools, installed_toolsets, load_toolset, render_result, tool
+from m1agent.render import render_result
+from m1agent.tools import Tool, Toolset, gather_tools, installed_toolsets, load_toolset, tool
 
 SCHEMAS = Path(__file__).parents[3] / "shared/schemas"
 M1_TOKENIZER = Path(__file__).parents[3] / "shared/m1/tokenizer.json"
@@ -366,7 +367,7 @@ class Pair:
     ],
 )
 def test_results_as_text(value: Any, text: str) -> None:
-    assert render_result(value) == text
+    assert render_result(value).content == text
 
 
 def test_a_result_without_a_json_form_is_an_error() -> None:

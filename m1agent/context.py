@@ -1,0 +1,45 @@
+"""What a tool may know of the run that calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic
+
+from typing_extensions import TypeVar
+
+from m1agent.messages import Message, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from m1agent.models.base import Model
+
+Deps = TypeVar("Deps", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Context(Generic[Deps]):
+    """The run behind a call. A tool asks for it with a first parameter of this type, which no schema shows.
+
+        @tool
+        def orders(context: Context[Database], customer: str) -> list[str]:
+            '''Orders of a customer.'''
+            return context.deps.orders(customer)
+
+    `deps` is what the run was started with (`Agent.run(..., deps=...)`), `call` the call being answered, `messages` the
+    conversation up to it, `model` the agent's model.
+    """
+
+    deps: Deps
+    call: ToolCall
+    messages: tuple[Message, ...] = ()
+    model: Model | None = None
+    on_progress: Callable[[str, float | None], None] = field(default=lambda message, fraction: None, repr=False)
+    on_usage: Callable[[Usage], None] = field(default=lambda usage: None, repr=False)
+
+    def progress(self, message: str = "", fraction: float | None = None) -> None:
+        """Tell how far the work is: a `ToolProgress` event. `fraction` runs from 0 to 1. Any thread may call it."""
+        self.on_progress(message, fraction)
+
+    def charge(self, usage: Usage) -> None:
+        """Count tokens that were spent on behalf of this call, such as those of another agent."""
+        self.on_usage(usage)
