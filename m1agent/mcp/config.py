@@ -1,190 +1,237 @@
 """Which MCP servers to use: dataclasses, or the usual `{"mcpServers": {…}}` JSON as a file or a dict.
 
 Values may name environment variables as `${NAME}` or `${NAME:-default}`. What comes from `env` and `headers` is secret:
-no repr, status or error shows it.
+no repr, status, log or error shows it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from m1agent.errors import McpError
+from m1agent.mcp.reading import Entry, read_document
 
-VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+if TYPE_CHECKING:
+    from mcp.server import MCPServer
+
 CONNECT_SECONDS = 30.0
 CALL_SECONDS = 60.0
+LOGIN_SECONDS = 300.0
+HTTP_NAMES = ("http", "streamable-http", "streamable_http", "streamablehttp")
 
 
 @dataclass(frozen=True, slots=True)
-class StdioServer:
-    """A server that runs as a child process and speaks over its stdin and stdout.
+class Server:
+    """What every kind of server may be told.
 
-    The child sees only PATH, HOME and their like from this environment, and what `env` adds. Its stderr goes to `log`,
-    or to a temporary file. `connect_seconds` and `call_seconds` bound connecting and each call.
+    `connect_seconds` and `call_seconds` bound connecting and each call; while the server waits for a person or for the
+    agent's model, that time is not counted. `tools`, `exclude_tools` and `approve` are patterns such as `read_*` on the
+    server's own names of its tools: the ones to use, the ones not to use, the ones that need no approval. A `required`
+    server that fails is an error. `resources` adds two tools with which the model lists and reads the server's
+    resources. `sampling` lets the server ask the agent's model.
     """
 
     name: str
+    _: KW_ONLY
+    connect_seconds: float = CONNECT_SECONDS
+    call_seconds: float = CALL_SECONDS
+    tools: tuple[str, ...] = ("*",)
+    exclude_tools: tuple[str, ...] = ()
+    approve: tuple[str, ...] = ()
+    required: bool = False
+    resources: bool = False
+    sampling: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise McpError("an MCP server needs a name")
+        if any(not value > 0 for value in (self.connect_seconds, self.call_seconds)):
+            raise McpError(f"server '{self.name}': connect_seconds and call_seconds must be above 0")
+        for field_name in ("tools", "exclude_tools", "approve"):
+            if isinstance(getattr(self, field_name), str):
+                raise McpError(f"server '{self.name}', {field_name}: expected a tuple of patterns, not one text")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown."""
+        return ()
+
+    def uses(self, tool: str) -> bool:
+        """Whether a tool of this name is to be used."""
+        return _matches(tool, self.tools) and not _matches(tool, self.exclude_tools)
+
+    def approves(self, tool: str) -> bool:
+        """Whether a tool of this name needs no approval."""
+        return _matches(tool, self.approve)
+
+
+@dataclass(frozen=True, slots=True)
+class StdioServer(Server):
+    """A server that runs as a child process and speaks over its stdin and stdout.
+
+    The child sees only PATH, HOME and their like from this environment, and what `env` adds. Its stderr goes to `log`,
+    or to a temporary file.
+    """
+
     command: str
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     cwd: str | Path | None = None
     log: str | Path | None = None
-    connect_seconds: float = CONNECT_SECONDS
-    call_seconds: float = CALL_SECONDS
-
-    def __post_init__(self) -> None:
-        _check(self.name, self.connect_seconds, self.call_seconds)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown."""
         return tuple(self.env.values())
 
 
 @dataclass(frozen=True, slots=True)
-class HttpServer:
-    """A server reached over streamable HTTP. `headers` go with every request."""
+class OAuth:
+    """How to log in at a server that asks for it: in the browser, the answer coming back to this machine.
 
-    name: str
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    connect_seconds: float = CONNECT_SECONDS
-    call_seconds: float = CALL_SECONDS
+    Tokens and the client's registration are kept in the file `storage`, readable by its owner alone (by default one for
+    each server below `~/.local/state/m1agent`). `redirect_port` 0 takes a free port, and then the registered one again.
+    `seconds` bounds the wait for the person.
+    """
+
+    client_name: str = "m1agent"
+    scopes: tuple[str, ...] = ()
+    redirect_port: int = 0
+    storage: str | Path | None = None
+    seconds: float = LOGIN_SECONDS
 
     def __post_init__(self) -> None:
-        _check(self.name, self.connect_seconds, self.call_seconds)
+        if not 0 <= self.redirect_port < 65536:
+            raise McpError(f"oauth, redirect_port: expected a port, or 0 for a free one, not {self.redirect_port}")
+        if not self.seconds > 0:
+            raise McpError("oauth, seconds: must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServer(Server):
+    """A server reached over streamable HTTP. `headers` go with every request; `oauth` logs in where it is asked for."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    oauth: OAuth | None = None
+
+    def __post_init__(self) -> None:
+        Server.__post_init__(self)
         if not self.url.startswith(("http://", "https://")):
             raise McpError(f"server '{self.name}': url must begin with http:// or https://")
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown: header values, their bare tokens, and what a URL carries besides its address."""
+        """Header values, their bare tokens, and what a URL carries besides its address."""
         tokens = [part for value in self.headers.values() for part in (value, *value.split())]
         return (*tokens, *re.findall(r"//([^/@]+)@", self.url), *re.findall(r"=([^&#]+)", self.url.partition("?")[2]))
 
 
-ServerConfig: TypeAlias = StdioServer | HttpServer
+@dataclass(frozen=True, slots=True)
+class InProcessServer(Server):
+    """A server of this program: an `mcp.server.MCPServer`, called without a process or a socket between."""
+
+    server: MCPServer = field(repr=False)
+
+
+ServerConfig: TypeAlias = StdioServer | HttpServer | InProcessServer
+KINDS = (StdioServer, HttpServer, InProcessServer)
 
 
 def load_servers(source: str | Path | Mapping[str, Any]) -> tuple[ServerConfig, ...]:
     """Servers from a JSON file, or from a dict of the same form; the order is kept.
 
-    A server has `command` (with `args`, `env`, `cwd`) or `url` (with `headers`), and optionally `connect_seconds`,
-    `call_seconds`, and `disabled`.
+    A server has `command` (with `args`, `env`, `cwd`, `log`) or `url` (with `headers`, `oauth`). Optional for both:
+    `type` or `transport` (`stdio`, `http`), `connect_seconds`, `timeout` or `call_seconds`, `tools`, `exclude_tools`,
+    `approve` or `auto_approve`, `required`, `resources`, `sampling`, `disabled`.
 
     Raises:
         McpError: the file cannot be read or is not of that form, or a variable is not set; the text says where.
     """
-    where, document = ("the configuration", source) if isinstance(source, Mapping) else _read(Path(source))
+    if isinstance(source, Mapping):
+        where, document = "the configuration", source
+    else:
+        where, document = str(source), read_document(Path(source))
     servers: Any = document.get("mcpServers", document.get("servers"))
     if not isinstance(servers, Mapping):
         raise McpError(f'{where} has no "mcpServers" object')
-    named = cast("Mapping[str, Any]", servers)
-    return tuple(_parse(name, entry) for name, entry in named.items() if not _is_disabled(entry))
+    entries = [
+        (name, Entry.of(entry, f"server '{name}'")) for name, entry in cast("Mapping[str, Any]", servers).items()
+    ]
+    return tuple(_server(name, entry) for name, entry in entries if not entry.flag("disabled"))
 
 
 def as_servers(
     source: str | Path | Mapping[str, Any] | ServerConfig | Sequence[ServerConfig],
 ) -> tuple[ServerConfig, ...]:
     """Server configurations of whatever names them. Raises McpError, also when two have the same name."""
-    if isinstance(source, StdioServer | HttpServer):
+    if isinstance(source, KINDS):
         return (source,)
     if isinstance(source, str | Path | Mapping):
         return load_servers(source)
-    if not all(isinstance(server, StdioServer | HttpServer) for server in cast("Sequence[object]", source)):
-        raise McpError('a list of MCP servers holds StdioServer and HttpServer; a dict is {"mcpServers": {name: ...}}')
+    if not all(isinstance(server, KINDS) for server in cast("Sequence[object]", source)):
+        raise McpError(
+            "a list of MCP servers holds StdioServer, HttpServer and InProcessServer; "
+            'a dict is {"mcpServers": {name: ...}}'
+        )
     names = [server.name for server in source]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise McpError(f"two MCP servers are called '{twice}'; give one another name")
     return tuple(source)
 
 
-def expand(text: str, where: str) -> str:
-    """`text` with `${NAME}` and `${NAME:-default}` replaced from the environment. Raises McpError for one not set."""
-
-    def value(match: re.Match[str]) -> str:
-        default: str | None = match.group("default")
-        found = os.environ.get(match["name"]) or default
-        found = os.environ.get(match["name"]) if found is None else found
-        if found is None:
-            raise McpError(f"{where}: the environment variable {match['name']} is not set")
-        return found
-
-    return VARIABLE.sub(value, text)
-
-
-def _read(path: Path) -> tuple[str, Mapping[str, Any]]:
-    try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise McpError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise McpError(f"{path}: no valid JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise McpError(f"{path}: expected a JSON object")
-    return str(path), cast("Mapping[str, Any]", document)
+def _server(name: str, entry: Entry) -> ServerConfig:
+    kind = _kind(entry)
+    options: dict[str, Any] = {
+        "connect_seconds": entry.number("connect_seconds", default=CONNECT_SECONDS),
+        "call_seconds": entry.number("call_seconds", "timeout", default=CALL_SECONDS),
+        "tools": entry.items("tools") if "tools" in entry else ("*",),
+        "exclude_tools": entry.items("exclude_tools", "excludeTools"),
+        "approve": entry.items("approve", "auto_approve", "autoApprove"),
+        "required": entry.flag("required"),
+        "resources": entry.flag("resources"),
+        "sampling": entry.flag("sampling", default=True),
+    }
+    if kind == "http":
+        oauth = _oauth(Entry.of(entry.given["oauth"], f"{entry.where}, oauth")) if "oauth" in entry else None
+        return HttpServer(name, entry.text("url") or "", entry.texts("headers"), oauth, **options)
+    command, args, env = entry.text("command") or "", entry.items("args"), entry.texts("env")
+    return StdioServer(name, command, args, env, entry.text("cwd"), entry.text("log"), **options)
 
 
-def _is_disabled(entry: Any) -> bool:
-    return isinstance(entry, dict) and cast("dict[str, Any]", entry).get("disabled") is True
-
-
-def _parse(name: str, entry: Any) -> ServerConfig:
-    where = f"server '{name}'"
-    if not isinstance(entry, dict):
-        raise McpError(f"{where}: expected an object")
-    given = cast("dict[str, Any]", entry)
-    connect = _seconds(given, "connect_seconds", CONNECT_SECONDS, where)
-    call = _seconds(given, "call_seconds", CALL_SECONDS, where)
-    if "command" in given:
-        return StdioServer(
-            name,
-            _text(given["command"], f"{where}, command"),
-            _items(given.get("args", []), f"{where}, args"),
-            _texts(given.get("env", {}), f"{where}, env"),
-            _text(given["cwd"], f"{where}, cwd") if given.get("cwd") else None,
-            connect_seconds=connect,
-            call_seconds=call,
+def _kind(entry: Entry) -> str:
+    """`stdio` or `http`. Raises McpError for another transport, or one that does not go with the fields."""
+    found = "stdio" if "command" in entry else "http" if "url" in entry else ""
+    if not found:
+        raise McpError(f'{entry.where}: needs "command" (a program to start) or "url" (an address)')
+    asked = entry.text("type", "transport")
+    kind = "http" if asked and asked.lower() in HTTP_NAMES else asked or found
+    if kind == "sse":
+        raise McpError(
+            f"{entry.where}: the transport 'sse' was removed from the protocol; "
+            'use the server\'s streamable HTTP address (often /mcp) with "type": "http"'
         )
-    if "url" in given:
-        headers = _texts(given.get("headers", {}), f"{where}, headers")
-        return HttpServer(name, _text(given["url"], f"{where}, url"), headers, connect, call)
-    raise McpError(f'{where}: needs "command" (a program to start) or "url" (an address)')
+    if kind not in ("stdio", "http"):
+        raise McpError(f"{entry.where}: no transport is called '{asked}'; there are stdio and http")
+    if kind != found:
+        needs = "command" if kind == "stdio" else "url"
+        raise McpError(f'{entry.where}: a server of type "{asked}" needs "{needs}"')
+    return kind
 
 
-def _seconds(given: Mapping[str, Any], key: str, default: float, where: str) -> float:
-    value = given.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise McpError(f"{where}, {key}: expected a number of seconds")
-    return float(value)
+def _oauth(entry: Entry) -> OAuth:
+    return OAuth(
+        client_name=entry.text("client_name") or "m1agent",
+        scopes=entry.items("scopes"),
+        redirect_port=int(entry.number("redirect_port", default=0)),
+        storage=entry.text("storage"),
+        seconds=entry.number("seconds", default=LOGIN_SECONDS),
+    )
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise McpError(f"{where}: expected text, got {type(value).__name__}")
-    return expand(value, where)
-
-
-def _items(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise McpError(f'{where}: expected a list of texts such as ["-m", "server"], got {type(value).__name__}')
-    return tuple(_text(item, where) for item in cast("Sequence[Any]", value))
-
-
-def _texts(value: Any, where: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise McpError(f"{where}: expected an object of texts")
-    return {name: _text(item, f"{where}.{name}") for name, item in cast("dict[str, Any]", value).items()}
-
-
-def _check(name: str, *seconds: float) -> None:
-    if not name:
-        raise McpError("an MCP server needs a name")
-    if any(not value > 0 for value in seconds):
-        raise McpError(f"server '{name}': connect_seconds and call_seconds must be above 0")
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

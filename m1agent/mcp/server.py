@@ -1,41 +1,43 @@
-"""One MCP server: one task owns its connection from beginning to end, and any task may call its tools.
-
-The mcp client's scopes must be left in the task that entered them; the owner task does both and waits in between.
-"""
+"""One MCP server: its tools, resources and prompts, over connections that come and go."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from m1agent.errors import ToolDefinitionError, ToolError
-from m1agent.mcp.config import HttpServer, ServerConfig, StdioServer
+from m1agent.context import Context
+from m1agent.errors import McpError, ToolDefinitionError, ToolError
+from m1agent.mcp.client_side import ClientSide
+from m1agent.mcp.config import ServerConfig, StdioServer
+from m1agent.mcp.connection import PAGES, Connection
 from m1agent.mcp.naming import tool_name
-from m1agent.mcp.render import render
-from m1agent.mcp.stdio import ChildLog, stdio_transport
-from m1agent.mcp.wire import BadTool, ListedTool, Wire, watched
-from m1agent.tools import Tool
+from m1agent.mcp.redaction import Redactor
+from m1agent.mcp.render import render, render_contents
+from m1agent.mcp.resources import NO_ARGUMENTS, READ_SCHEMA, Prompt, Resource, prompt, prompt_messages, resource, texts
+from m1agent.mcp.transports import unwrap
+from m1agent.mcp.wire import BadTool, ListedTool
+from m1agent.messages import Message, ToolCall, ToolOutput
+from m1agent.tools import Hints, Tool
 
 if TYPE_CHECKING:
     from mcp import Client
+    from mcp.shared.dispatcher import ProgressFnT
     from mcp_types import CallToolResult
 
-    from m1agent.mcp.wire import Transport
-
 log = logging.getLogger("m1agent.mcp")
-PAGES = 100
-CLOSE_GRACE = 8.0
-HIDDEN = "***"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How a server stands. `reason` says why it failed; `left_out` lists tools that cannot be used, and why."""
+    """How a server stands. `reason` says why it failed; `left_out` lists tools that cannot be used, and why.
+
+    `added` and `gone` are tools that came and went since the server was first connected.
+    """
 
     name: str
     state: Literal["closed", "ready", "failed"]
@@ -43,22 +45,37 @@ class ServerStatus:
     protocol: str = ""
     tools: tuple[str, ...] = ()
     left_out: tuple[BadTool, ...] = ()
+    added: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+class Lost(Exception):
+    """The connection ended while a request was under way."""
 
 
 class McpServer:
-    """A server of this configuration. `connect` first; its faults are reported in `status`, never raised."""
+    """A server of this configuration. `connect` first; its faults are reported in `status`, never raised.
 
-    def __init__(self, config: ServerConfig) -> None:
+    A lost connection is made anew by the next request. `tools` keep their order for as long as they exist.
+    """
+
+    def __init__(self, config: ServerConfig, side: ClientSide | None = None) -> None:
         self.config = config
         self.status = ServerStatus(config.name, "closed")
         self.tools: tuple[Tool, ...] = ()
-        self._client: Client | None = None
-        self._wire = Wire()
-        self._owner: asyncio.Task[None] | None = None
-        self._stop = asyncio.Event()
+        self._side = side or ClientSide()
+        self._redact = Redactor(config.secrets)
+        self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
-        self._generation = 0
-        self._legacy = False
+        self._listed: dict[str, ListedTool] = {}
+        self._made: dict[str, Tool | BadTool] = {}
+        self._first: frozenset[str] | None = None
+        self._taken = True
+
+    @property
+    def changed(self) -> bool:
+        """Whether the tools may be others than `tools` says; `refresh` finds out."""
+        return not self._taken or (self._connection is not None and self._connection.changed)
 
     async def connect(self) -> ServerStatus:
         """Connect and list the tools, within the configuration's deadline."""
@@ -67,201 +84,271 @@ class McpServer:
         except Exception as error:
             self._fail(self._why(error))
             return self.status
-        made = [self._tool(listed) for listed in self._wire.tools.values()]
-        self.tools = tuple(tool for tool in made if isinstance(tool, Tool))
-        bad = (*self._wire.bad.values(), *(tool for tool in made if isinstance(tool, BadTool)))
-        for tool in bad:
-            log.warning("MCP server '%s': tool '%s' is left out: %s", self.config.name, tool.name, tool.reason)
-        assert self._client is not None
-        names = tuple(tool.name for tool in self.tools)
-        self.status = ServerStatus(self.config.name, "ready", "", self._client.protocol_version, names, bad)
+        self._take()
         return self.status
 
-    async def call(self, name: str, arguments: dict[str, Any]) -> str:
-        """Call one of the server's tools. Raises ToolError with what the model is told when it fails."""
-        generation, client, lost = self._generation, self._client, self._wire.closed
-        if client is None or lost:
-            client = await self._reconnect(generation)
-        listed = self._wire.tools[name]
-        try:
-            result = await self._request(client, name, arguments)
-        except ConnectionError:
-            client = await self._reconnect(generation if not lost else self._generation)
-            if not listed.read_only:
-                raise ToolError(
-                    f"The server '{self.config.name}' was lost during this call and is connected again. "
-                    "Whether the call took effect is not known."
-                ) from None
+    async def refresh(self) -> bool:
+        """List the tools again if the server said that they changed; whether they did."""
+        if not self.changed or self._connection is None or self._connection.lost:
+            return False
+        before = [tool.spec for tool in self.tools]
+        if self._connection.changed:
             try:
-                result = await self._request(client, name, arguments)
-            except ConnectionError:
-                raise ToolError(f"The server '{self.config.name}' was lost again during this call.") from None
-        text = render(result, structured=listed.has_output_schema)
+                await self._ask(lambda connection: connection.list_tools(), safe=True)
+            except McpError as error:
+                log.warning("MCP server '%s': its tools could not be listed again: %s", self.config.name, error)
+                return False
+        self._take()
+        return before != [tool.spec for tool in self.tools]
+
+    async def call(self, name: str, arguments: dict[str, Any], context: Context[Any] | None = None) -> ToolOutput:
+        """Call one of the server's tools. Raises ToolError with what the model is told when it fails."""
+        listed = self._listed.get(name)
+        if listed is None:
+            raise ToolError(f"The server '{self.config.name}' no longer has the tool '{name}'.")
+        about: Context[Any] = context or Context(None, ToolCall("", name, arguments))
+        safe = listed.hints.read_only is True or listed.hints.idempotent is True
+
+        async def send(connection: Connection) -> CallToolResult:
+            with _running(connection, about):
+                return await connection.client.call_tool(name, arguments, progress_callback=_progress(about))
+
+        try:
+            result = await self._ask(send, safe=safe)
+        except McpError as error:
+            raise ToolError(str(error)) from error
+        output = render(result, structured=listed.has_output_schema)
         if result.is_error:
-            raise ToolError(self._redacted(text))
-        return text
+            raise ToolError(self._redact(output.content))
+        return output
+
+    async def resources(self) -> tuple[Resource, ...]:
+        """What can be read, then the templates. Raises McpError."""
+
+        async def listed(client: Client) -> list[Any]:
+            if client.server_capabilities.resources is None:
+                return []
+            found = await _pages(client.list_resources, lambda page: page.resources)
+            return [*found, *await _pages(client.list_resource_templates, lambda page: page.resource_templates)]
+
+        items = await self._ask(lambda connection: listed(connection.client), safe=True)
+        return tuple(resource(self.config.name, item) for item in items)
+
+    async def read(self, uri: str) -> ToolOutput:
+        """A resource's text, and its bytes as parts. Raises McpError."""
+        found = await self._ask(lambda connection: connection.client.read_resource(uri), safe=True)
+        return render_contents(found.contents)
+
+    async def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts on offer. Raises McpError."""
+
+        async def listed(client: Client) -> list[Any]:
+            if client.server_capabilities.prompts is None:
+                return []
+            return await _pages(client.list_prompts, lambda page: page.prompts)
+
+        items = await self._ask(lambda connection: listed(connection.client), safe=True)
+        return tuple(prompt(self.config.name, item) for item in items)
+
+    async def prompt(self, name: str, arguments: Mapping[str, Any]) -> tuple[Message, ...]:
+        """A prompt's messages. Raises McpError."""
+        given = texts(arguments)
+        result = await self._ask(lambda connection: connection.client.get_prompt(name, given), safe=True)
+        return prompt_messages(result)
 
     async def aclose(self) -> None:
         """Disconnect; a child process and its descendants are gone afterwards. Calling it again does nothing."""
         await self._close()
         self.status = ServerStatus(self.config.name, "closed")
 
-    async def _request(self, client: Client, name: str, arguments: dict[str, Any]) -> CallToolResult:
+    # Requests
+
+    async def _ask(self, send: Callable[[Connection], Awaitable[T]], *, safe: bool) -> T:
+        """The answer to a request; a lost connection is made anew, and what is `safe` to repeat is sent again.
+
+        Raises McpError.
+        """
+        connection = self._connection
+        if connection is None or connection.lost:
+            connection = await self._reconnect(connection)
+        try:
+            return await self._send(connection, send)
+        except Lost:
+            connection = await self._reconnect(connection)
+            if not safe:
+                raise McpError(
+                    f"The server '{self.config.name}' was lost during this call and is connected again. "
+                    "Whether the call took effect is not known."
+                ) from None
+        try:
+            return await self._send(connection, send)
+        except Lost:
+            raise McpError(f"The server '{self.config.name}' was lost again during this call.") from None
+
+    async def _send(self, connection: Connection, send: Callable[[Connection], Awaitable[T]]) -> T:
         from mcp import MCPError
         from mcp_types import CONNECTION_CLOSED
 
         seconds = self.config.call_seconds
         try:
-            async with asyncio.timeout(seconds):
-                return await client.call_tool(name, arguments)
+            async with connection.clock.limit(seconds):
+                return await send(connection)
         except TimeoutError:
-            raise ToolError(f"The server '{self.config.name}' did not answer within {seconds:g} seconds.") from None
+            raise McpError(f"The server '{self.config.name}' did not answer within {seconds:g} seconds.") from None
         except MCPError as error:
-            if self._wire.closed or error.code == CONNECTION_CLOSED or "Session terminated" in error.message:
-                raise ConnectionError(error.message) from error
-            raise ToolError(f"The server '{self.config.name}' refused: {self._redacted(error.message)}") from error
+            if connection.lost or error.code == CONNECTION_CLOSED or "Session terminated" in error.message:
+                raise Lost from error
+            raise McpError(f"The server '{self.config.name}' refused: {self._redact(error.message)}") from error
         except Exception as error:
-            if self._wire.closed:
-                raise ConnectionError(str(error)) from error
-            raise ToolError(f"The server '{self.config.name}' failed: {self._why(error)}") from error
+            if connection.lost:
+                raise Lost from error
+            raise McpError(f"The server '{self.config.name}' failed: {self._why(error)}") from error
 
-    async def _reconnect(self, generation: int) -> Client:
-        """The client of a newer connection than `generation`; one of several waiting calls makes it."""
+    async def _reconnect(self, old: Connection | None) -> Connection:
+        """A newer connection than `old`; one of several waiting requests makes it. Raises McpError."""
         async with self._connecting:
-            if self._generation == generation or self._client is None:
+            if self._connection is None or self._connection is old:
                 await self._close()
                 try:
                     await self._open()
                 except Exception as error:
                     self._fail(self._why(error))
-                    raise ToolError(f"The server '{self.config.name}' is gone: {self.status.reason}") from error
-            assert self._client is not None
-            return self._client
+                    raise McpError(f"The server '{self.config.name}' is gone: {self.status.reason}") from error
+                self.status = replace(self.status, state="ready", reason="")
+            assert self._connection is not None
+            return self._connection
 
     async def _open(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[Client] = loop.create_future()
-        self._stop, self._wire = asyncio.Event(), Wire()
-        self._owner = loop.create_task(self._own(ready, self._stop, self._wire), name=f"MCP server {self.config.name}")
-        try:
-            async with asyncio.timeout(self.config.connect_seconds):
-                self._client = await asyncio.shield(ready)
-        except TimeoutError:
-            await self._close(at_once=True)
-            raise TimeoutError(f"it did not answer within {self.config.connect_seconds:g} seconds") from None
-        except BaseException:
-            await self._close(at_once=True)
-            raise
-        self._generation += 1
-        self._legacy = not ready.result().protocol_version.startswith("2026")
+        connection = Connection(self.config, self._side, self._redact)
+        await connection.open()
+        self._connection, self._taken = connection, False
 
-    async def _own(self, ready: asyncio.Future[Client], stop: asyncio.Event, wire: Wire) -> None:
-        from mcp import Client
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
-        try:
-            async with (
-                self._transport() as transport,
-                Client(watched(transport, wire), mode="legacy" if self._legacy else "auto", cache=None) as client,
-            ):
-                await _list_tools(client)
-                if not ready.done():
-                    ready.set_result(client)
-                await stop.wait()
-        except BaseException as error:
-            if not ready.done():
-                ready.set_exception(unwrap(error) if isinstance(error, Exception) else ConnectionError("cancelled"))
-                ready.exception()
-            if not isinstance(error, Exception):
-                raise
-            log.debug("MCP server '%s' closed with %s", self.config.name, self._why(error))
+    # Tools
 
-    async def _close(self, *, at_once: bool = False) -> None:
-        owner, self._owner, self._client = self._owner, None, None
-        if owner is None:
-            return
-        self._stop.set()
-        if at_once:
-            owner.cancel()
-        done, _ = await asyncio.wait([owner], timeout=CLOSE_GRACE)
-        if not done:
-            owner.cancel()
-            await asyncio.wait([owner], timeout=CLOSE_GRACE)
+    def _take(self) -> None:
+        """Make tools of what the connection lists now."""
+        connection = self._connection
+        assert connection is not None
+        listed = {name: one for name, one in connection.wire.tools.items() if self.config.uses(name)}
+        kept = [name for name in self._listed if name in listed]
+        ordered = {name: listed[name] for name in [*kept, *(name for name in listed if name not in self._listed)]}
+        self._made = {
+            name: self._made[name] if self._listed.get(name) == one and name in self._made else self._tool(one)
+            for name, one in ordered.items()
+        }
+        self._listed, self._taken = ordered, True
+        own = [tool for tool in self._made.values() if isinstance(tool, Tool)]
+        taken = {tool.name for tool in own}
+        self.tools = (*own, *(tool for tool in self._resource_tools() if tool.name not in taken))
+        bad = (*connection.wire.bad.values(), *(tool for tool in self._made.values() if isinstance(tool, BadTool)))
+        self._report(connection, tuple(bad for bad in bad if self.config.uses(bad.name)))
 
-    @asynccontextmanager
-    async def _transport(self) -> AsyncGenerator[Transport]:
-        """The transport of this configuration, not yet entered."""
-        async with AsyncExitStack() as stack:
-            if isinstance(self.config, HttpServer):
-                import httpx2
-                from mcp.client.streamable_http import streamable_http_client
-
-                timeout = httpx2.Timeout(self.config.connect_seconds, read=max(300.0, self.config.call_seconds))
-                client = httpx2.AsyncClient(headers=dict(self.config.headers), timeout=timeout)
-                http = await stack.enter_async_context(client)
-                yield streamable_http_client(self.config.url, http_client=http)
-            else:
-                child = stack.enter_context(ChildLog(self.config))
-                try:
-                    yield _child_transport(self.config, child)
-                except Exception as error:
-                    if tail := child.tail():
-                        raise ConnectionError(f"{unwrap(error)}; its last words: {tail}") from error
-                    raise
+    def _report(self, connection: Connection, bad: tuple[BadTool, ...]) -> None:
+        for tool in bad:
+            if tool not in self.status.left_out:
+                log.warning("MCP server '%s': tool '%s' is left out: %s", self.config.name, tool.name, tool.reason)
+        names = tuple(tool.name for tool in self.tools)
+        self._first = frozenset(names) if self._first is None else self._first
+        self.status = ServerStatus(
+            self.config.name,
+            "ready",
+            "",
+            connection.client.protocol_version,
+            names,
+            bad,
+            tuple(name for name in names if name not in self._first),
+            tuple(sorted(self._first - set(names))),
+        )
 
     def _tool(self, listed: ListedTool) -> Tool | BadTool:
-        async def handler(**arguments: Any) -> str:
-            return await self.call(listed.name, arguments)
+        async def handler(context: Context[Any], /, **arguments: Any) -> ToolOutput:
+            return await self.call(listed.name, arguments, context)
 
         name = tool_name(self.config.name, listed.name)
+        approval = False if self.config.approves(listed.name) else None
         try:
-            return Tool.from_schema(name, listed.description, listed.schema, handler)
+            made = Tool.from_schema(
+                name,
+                listed.description,
+                listed.schema,
+                handler,
+                takes_context=True,
+                hints=listed.hints,
+                approval=approval,
+            )
         except ToolDefinitionError as error:
             return BadTool(listed.name, str(error))
+        return replace(made, available=lambda: listed.name in self._listed)
+
+    def _resource_tools(self) -> tuple[Tool, ...]:
+        """The tools with which the model lists and reads resources, where the configuration asks for them."""
+        if not self.config.resources:
+            return ()
+
+        async def list_resources() -> str:
+            return "\n".join(item.line() for item in await self._told(self.resources())) or "There are no resources."
+
+        async def read_resource(uri: str) -> ToolOutput:
+            return await self._told(self.read(uri))
+
+        about, hints = f"of the server '{self.config.name}'", Hints(read_only=True)
+        named = [tool_name(self.config.name, name) for name in ("list_resources", "read_resource")]
+        return (
+            Tool.from_schema(named[0], f"List the resources {about}.", NO_ARGUMENTS, list_resources, hints=hints),
+            Tool.from_schema(named[1], f"Read a resource {about}.", READ_SCHEMA, read_resource, hints=hints),
+        )
+
+    async def _told(self, answer: Awaitable[T]) -> T:
+        try:
+            return await answer
+        except McpError as error:
+            raise ToolError(str(error)) from error
+
+    # Failures
 
     def _fail(self, reason: str) -> None:
-        self.status = ServerStatus(self.config.name, "failed", reason)
+        self.status = replace(self.status, state="failed", reason=reason)
         log.warning("MCP server '%s' is left out: %s", self.config.name, reason)
 
     def _why(self, error: Exception) -> str:
         cause = unwrap(error)
         if isinstance(cause, FileNotFoundError) and isinstance(self.config, StdioServer):
             what = "program" if cause.filename == self.config.command else "path"
-            return self._redacted(f"the {what} '{cause.filename}' was not found")
+            return self._redact(f"the {what} '{cause.filename}' was not found")
         # Hidden before it is cut: half a secret is no longer found.
-        text = self._redacted(str(cause).strip()) or type(cause).__name__
+        text = self._redact(str(cause).strip()) or type(cause).__name__
         return text.splitlines()[0][:300]
 
-    def _redacted(self, text: str) -> str:
-        lines = {part.strip() for secret in self.config.secrets for part in (secret, *secret.splitlines())}
-        for secret in sorted(lines, key=len, reverse=True):
-            if len(secret) > 3:
-                text = text.replace(secret, HIDDEN)
-        return text
+
+@contextmanager
+def _running(connection: Connection, context: Context[Any]) -> Generator[None]:
+    connection.answers.running.append(context)
+    try:
+        yield
+    finally:
+        connection.answers.running.remove(context)
 
 
-async def _list_tools(client: Client) -> None:
-    """Walk the pages; what matters is seen on the wire."""
+def _progress(context: Context[Any]) -> ProgressFnT:
+    async def tell(progress: float, total: float | None, message: str | None) -> None:
+        fraction = min(1.0, max(0.0, progress / total)) if total else None
+        context.progress(message or "", fraction)
+
+    return tell
+
+
+async def _pages(ask: Callable[..., Awaitable[Any]], items: Callable[[Any], list[Any]]) -> list[Any]:
+    found: list[Any] = []
     cursor: str | None = None
     for _ in range(PAGES):
-        page = await client.list_tools(cursor=cursor)
+        page = await ask(cursor=cursor)
+        found += items(page)
         cursor = page.next_cursor
         if cursor is None:
-            return
-
-
-def _child_transport(server: StdioServer, child: ChildLog) -> Transport:
-    if sys.platform != "win32":
-        return stdio_transport(server, child)
-    from mcp.client.stdio import StdioServerParameters, stdio_client
-
-    parameters = StdioServerParameters(
-        command=server.command, args=list(server.args), env=dict(server.env), cwd=server.cwd
-    )
-    return stdio_client(parameters, errlog=child.text())
-
-
-def unwrap(error: BaseException) -> Exception:
-    """The first real error inside exception groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error if isinstance(error, Exception) else ConnectionError(str(error))
+            break
+    return found

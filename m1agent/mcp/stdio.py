@@ -119,10 +119,10 @@ def _message(line: bytes) -> SessionMessage:
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError:
-        # Python servers write file names that are no UTF-8 as lone surrogates, which pydantic refuses: with the whole
-        # line, and its request would wait for ever.
+        # pydantic refuses JSON of more than 200 levels, and lone surrogates, which Python servers write for file names
+        # that are no UTF-8: with the whole line, and its request would wait for ever.
         text = whole_text(json.dumps(json.loads(line), ensure_ascii=False))
-        return SessionMessage(jsonrpc_message_adapter.validate_json(text, by_name=False))
+        return SessionMessage(jsonrpc_message_adapter.validate_python(json.loads(text), by_name=False))
 
 
 async def _write(

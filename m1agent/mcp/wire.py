@@ -8,7 +8,7 @@ goes on with the older handshake.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 import anyio
 from anyio.abc import TaskGroup
 
+from m1agent.mcp.clock import Clock
 from m1agent.messages import JsonSchema
+from m1agent.tools import Hints
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -38,7 +40,7 @@ class ListedTool:
     description: str
     schema: JsonSchema
     has_output_schema: bool
-    read_only: bool
+    hints: Hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,10 @@ class Wire:
     tools: dict[str, ListedTool] = field(default_factory=dict[str, ListedTool])
     bad: dict[str, BadTool] = field(default_factory=dict[str, BadTool])
     closed: bool = False
+
+    def begin(self) -> None:
+        """A new listing: what an earlier one held no longer counts."""
+        self.tools, self.bad = {}, {}
 
     def repair(self, result: dict[str, Any]) -> None:
         """Keep of a `tools/list` result what the client will accept, and remember the rest."""
@@ -89,14 +95,20 @@ def _read_tool(entry: Any, index: int) -> ListedTool | BadTool:
         return BadTool(name, f"its inputSchema is of type {given['type']!r}, not object")
     if odd := _malformed(given):
         return BadTool(name, f"its inputSchema is malformed: {odd}")
-    description, hints = tool.get("description"), tool.get("annotations")
+    description = tool.get("description")
     return ListedTool(
         name,
         description if isinstance(description, str) else "",
         given if "type" in given else {"type": "object", **given},
         isinstance(tool.get("outputSchema"), dict),
-        isinstance(hints, dict) and cast("dict[str, Any]", hints).get("readOnlyHint") is True,
+        _hints(tool.get("annotations")),
     )
+
+
+def _hints(annotations: Any) -> Hints:
+    given = cast("dict[str, Any]", annotations) if isinstance(annotations, dict) else {}
+    said = [given.get(f"{name}Hint") for name in ("readOnly", "destructive", "idempotent", "openWorld")]
+    return Hints(*(value if isinstance(value, bool) else None for value in said))
 
 
 def _malformed(schema: JsonSchema) -> str:
@@ -114,14 +126,14 @@ def _malformed(schema: JsonSchema) -> str:
 
 @asynccontextmanager
 async def watched(
-    transport: Transport, wire: Wire
+    transport: Transport, wire: Wire, clock: Clock
 ) -> AsyncGenerator[tuple[MemoryObjectReceiveStream[Item], WriteStream[SessionMessage]]]:
     """The streams of `transport`, with `wire` looking on and repairing."""
     async with transport as (read, write):
         forward, incoming = anyio.create_memory_object_stream["Item"](0)
         with forward, incoming:
             async with anyio.create_task_group() as tasks:
-                outgoing = _Outgoing(write, wire, forward, tasks)
+                outgoing = _Outgoing(write, wire, clock, forward, tasks)
                 tasks.start_soon(_pump, read, outgoing)
                 try:
                     yield incoming, outgoing
@@ -149,9 +161,15 @@ class _Outgoing:
     """The client's way out; remembers which requests' answers matter."""
 
     def __init__(
-        self, write: WriteStream[SessionMessage], wire: Wire, forward: MemoryObjectSendStream[Item], tasks: TaskGroup
+        self,
+        write: WriteStream[SessionMessage],
+        wire: Wire,
+        clock: Clock,
+        forward: MemoryObjectSendStream[Item],
+        tasks: TaskGroup,
     ) -> None:
         self.wire = wire
+        self._clock = clock
         self.forward = forward
         self._write = write
         self._tasks = tasks
@@ -164,6 +182,8 @@ class _Outgoing:
         if isinstance(item.message, JSONRPCRequest):
             if item.message.method == "tools/list":
                 self._listings.add(item.message.id)
+                if not (item.message.params or {}).get("cursor"):
+                    self.wire.begin()
             elif item.message.method == "server/discover":
                 self._tasks.start_soon(self._give_up, item.message.id)
         await self._write.send(item)
@@ -181,7 +201,9 @@ class _Outgoing:
 
         with anyio.CancelScope() as scope:
             self._probes[request] = scope
-            await anyio.sleep(PROBE_SECONDS)
+            with suppress(TimeoutError):
+                async with self._clock.limit(PROBE_SECONDS):
+                    await anyio.sleep_forever()
             error = ErrorData(code=METHOD_NOT_FOUND, message="no answer to server/discover")
             try:
                 await self.forward.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=request, error=error)))

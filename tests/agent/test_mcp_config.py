@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m1agent.errors import McpError
-from m1agent.mcp.config import HttpServer, StdioServer, as_servers, load_servers
+from m1agent.mcp.config import HttpServer, OAuth, StdioServer, as_servers, load_servers
 from m1agent.mcp.naming import decode, encode, tool_name
 
 USUAL: dict[str, Any] = {
@@ -47,11 +47,45 @@ def test_the_usual_form_from_dict_and_file(tmp_path: Path, monkeypatch: pytest.M
         ({"mcpServers": {"a": {"command": "x", "args": "-m server"}}}, "server 'a', args: expected a list of texts"),
         ({"mcpServers": {"a": {"command": "x", "args": 5}}}, "server 'a', args: expected a list of texts"),
         ({"mcpServers": {"a": {"command": "x", "call_seconds": 0}}}, "must be above 0"),
+        ({"mcpServers": {"a": {"command": "x", "timeout": 5, "call_seconds": 5}}}, "call_seconds and timeout mean the"),
+        ({"mcpServers": {"a": {"command": "x", "timeout": "5"}}}, "server 'a', timeout: expected a number, got str"),
+        ({"mcpServers": {"a": {"command": "x", "required": "yes"}}}, "server 'a', required: expected true or false"),
+        ({"mcpServers": {"a": {"command": "x", "tools": "read_*"}}}, "server 'a', tools: expected a list of texts"),
+        ({"mcpServers": {"a": {"url": "http://x/sse", "type": "sse"}}}, "'sse' was removed .* streamable HTTP address"),
+        ({"mcpServers": {"a": {"url": "http://x", "transport": "websocket"}}}, "no transport is called 'websocket'"),
+        ({"mcpServers": {"a": {"url": "http://x", "type": "stdio"}}}, 'a server of type "stdio" needs "command"'),
+        ({"mcpServers": {"a": {"command": "x", "type": "http"}}}, 'a server of type "http" needs "url"'),
+        ({"mcpServers": {"a": {"url": "http://x", "oauth": True}}}, "server 'a', oauth: expected an object, got bool"),
+        (
+            {"mcpServers": {"a": {"url": "http://x", "oauth": {"redirect_port": 70000}}}},
+            "redirect_port: expected a port",
+        ),
     ],
 )
 def test_mistakes_are_named(document: dict[str, Any], text: str) -> None:
     with pytest.raises(McpError, match=text):
         load_servers(document)
+
+
+def test_the_fields_of_other_clients() -> None:
+    document: dict[str, Any] = {
+        "mcpServers": {
+            "a": {"command": "x", "type": "stdio", "timeout": 5, "tools": ["read_*", "write"], "required": True},
+            "b": {"url": "http://x", "type": "streamable-http", "autoApprove": ["get_*"], "exclude_tools": ["*_all"]},
+            "c": {"url": "http://x", "transport": "http", "oauth": {"scopes": ["read"], "redirect_port": 9000}},
+        }
+    }
+    a, b, c = load_servers(document)
+    assert a == StdioServer("a", "x", call_seconds=5.0, tools=("read_*", "write"), required=True)
+    assert [a.uses(name) for name in ("read_file", "write", "delete")] == [True, True, False]
+    assert b == HttpServer("b", "http://x", approve=("get_*",), exclude_tools=("*_all",))
+    assert (b.approves("get_x"), b.approves("set_x"), b.uses("get_x"), b.uses("get_all")) == (True, False, True, False)
+    assert c == HttpServer("c", "http://x", oauth=OAuth(scopes=("read",), redirect_port=9000))
+
+
+def test_patterns_are_a_tuple() -> None:
+    with pytest.raises(McpError, match="tools: expected a tuple of patterns"):
+        StdioServer("a", "x", tools=cast("Any", "read_*"))
 
 
 def test_a_variable_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +95,7 @@ def test_a_variable_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_list_of_dicts_is_no_list_of_servers() -> None:
-    with pytest.raises(McpError, match="StdioServer and HttpServer"):
+    with pytest.raises(McpError, match="StdioServer, HttpServer and InProcessServer"):
         as_servers(cast("Any", [{"command": "x"}]))
 
 
