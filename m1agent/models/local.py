@@ -11,9 +11,10 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import anyio
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 1024
 PREFILL = 2048
+THINK_END = f"\n{THINK_CLOSE}\n"
 
 T = TypeVar("T")
 
@@ -56,7 +58,7 @@ class LocalModel:
         self._dtype = dtype
         self._loading = threading.Lock()
         self._defaults: Settings | None = None
-        self._grammars: list[tuple[Envelope, Grammar | None]] = []
+        self._grammars: list[tuple[Envelope, bool, Grammar | None]] = []
 
     @property
     def name(self) -> str:
@@ -123,13 +125,16 @@ class LocalModel:
             **{key: cast("Any", value) for key, value in given.items() if value is not None},
         )
 
-    def grammar(self, envelope: Envelope) -> Grammar | None:
-        """The grammar of a reply, or None where it is free text. Raises m1runtime's SchemaError."""
-        for known, grammar in self._grammars:
-            if known is envelope:
+    def grammar(self, envelope: Envelope, *, thought: bool = False) -> Grammar | None:
+        """The grammar of a reply, or None where it is free text. Raises m1runtime's SchemaError.
+
+        `thought`: of what follows the thinking.
+        """
+        for known, after, grammar in self._grammars:
+            if known is envelope and after == thought:
                 return grammar
-        grammar = _grammar(envelope)
-        self._grammars = [*self._grammars[-7:], (envelope, grammar)]
+        grammar = _grammar(envelope, thought=thought)
+        self._grammars = [*self._grammars[-7:], (envelope, thought, grammar)]
         return grammar
 
     async def aclose(self) -> None:
@@ -177,24 +182,18 @@ class LocalThread:
         self._asked = True
         while not await _in_thread(self._read):
             pass
-        stream = await _in_thread(lambda: self._begin(envelope, settings))
+        assert self._session is not None
+        writing = _Writing(self._model, self._session, envelope, settings)
         parser = ReplyParser(envelope, first_call=self._calls + 1)
-        completion: Completion | None = None
-        try:
-            while completion is None:
-                chunk = await _in_thread(lambda: _next(stream))
-                completion = chunk.completion
-                for event in parser.feed(chunk.text):
+        async with aclosing(writing.text(parser)) as texts:
+            async for text in texts:
+                for event in parser.feed(text):
                     yield event
-        finally:
-            stream.close()
-        stop = "length" if completion.finish_reason == "length" else "done"
-        events, message = parser.finish(stop)
+        events, message = parser.finish(writing.stop)
         for event in events:
             yield event
         self._calls += len(message.calls)
-        usage = Usage(completion.prompt_tokens, len(completion.ids), completion.reused_tokens, completion.forced_tokens)
-        yield ReplyFinished(message, usage, stop)
+        yield ReplyFinished(message, writing.usage, writing.stop)
 
     def mark(self) -> tuple[int, int]:
         assert self._session is not None
@@ -242,9 +241,72 @@ class LocalThread:
         del self._new[: len(part)]
         return not self._new
 
-    def _begin(self, envelope: Envelope, settings: Settings) -> Stream:
-        assert self._session is not None
-        return self._session.stream(self._model.params(settings), self._model.grammar(envelope))
+
+class _Writing:
+    """One reply being written; thinking past its bound is closed, and the reply goes on after it."""
+
+    def __init__(self, model: LocalModel, session: Session, envelope: Envelope, settings: Settings) -> None:
+        self._model = model
+        self._session = session
+        self._envelope = envelope
+        self._settings = settings
+        self.usage = Usage()
+        self.stop: Literal["done", "length"] = "done"
+
+    async def text(self, parser: ReplyParser) -> AsyncGenerator[str]:
+        """The reply's text in pieces; `parser` has read each before the next is asked for."""
+        bound, thought = self._settings.thinking, 0
+        stream = await _in_thread(self._begin)
+        said = ""
+        try:
+            while True:
+                chunk = await _in_thread(lambda: _next(stream))
+                said += chunk.text
+                yield chunk.text
+                if chunk.completion is not None:
+                    self._count(chunk.completion, thought)
+                    return
+                thought += len(chunk.ids) if parser.thinking else 0
+                if parser.thinking and bound is not None and thought >= bound:
+                    break
+        finally:
+            stream.close()
+        self._count(stream.completion, thought)
+        # A character whose last bytes are still to come is given up with the thinking it belongs to.
+        yield stream.completion.text[len(said) :] + THINK_END
+        async with aclosing(self._rest()) as rest:
+            async for piece in rest:
+                yield piece
+
+    async def _rest(self) -> AsyncGenerator[str]:
+        """What follows thinking that was closed from here."""
+        closing = self._model.encode([Piece(THINK_END)])
+        await _in_thread(lambda: self._session.append(closing))
+        self.usage += Usage(output_tokens=len(closing), forced_tokens=len(closing))
+        left = self._model.params(self._settings).max_new_tokens - self.usage.output_tokens
+        if left < 1:
+            self.stop = "length"
+            return
+        self._settings = replace(self._settings, max_tokens=left, thinking=None)
+        stream = await _in_thread(lambda: self._begin(thought=True))
+        try:
+            while True:
+                chunk = await _in_thread(lambda: _next(stream))
+                yield chunk.text
+                if chunk.completion is not None:
+                    self._count(chunk.completion, 0, again=True)
+                    return
+        finally:
+            stream.close()
+
+    def _begin(self, *, thought: bool = False) -> Stream:
+        grammar = self._model.grammar(self._envelope, thought=thought)
+        return self._session.stream(self._model.params(self._settings), grammar)
+
+    def _count(self, part: Completion, thought: int, *, again: bool = False) -> None:
+        read = (0, 0) if again else (part.prompt_tokens, part.reused_tokens)
+        self.usage += Usage(read[0], len(part.ids), read[1], part.forced_tokens, thought)
+        self.stop = "length" if part.finish_reason == "length" else "done"
 
 
 def _next(stream: Stream) -> Chunk:
@@ -266,7 +328,7 @@ async def _in_thread(function: Callable[[], T]) -> T:
         raise
 
 
-def _grammar(envelope: Envelope) -> Grammar | None:
+def _grammar(envelope: Envelope, *, thought: bool) -> Grammar | None:
     from m1runtime import Grammar
     from m1runtime.grammar import ToolGrammar
 
@@ -286,7 +348,7 @@ def _grammar(envelope: Envelope) -> Grammar | None:
         end=CALLS_CLOSE,
         mode="auto" if choice == "auto" else "required",
         parallel=envelope.parallel and not isinstance(choice, Named),
-        skip=(THINK_OPEN, THINK_CLOSE),
+        skip=("", "") if thought and choice != "auto" else (THINK_OPEN, THINK_CLOSE),
     )
 
 

@@ -49,6 +49,11 @@ class ReplyParser:
         self._told = False
         self._junk: list[str] = []
 
+    @property
+    def thinking(self) -> bool:
+        """Whether the reply is inside its thinking block."""
+        return self._state == self._think
+
     def feed(self, text: str) -> list[ModelEvent]:
         """What the next characters of the reply bring."""
         self._buffer += text
