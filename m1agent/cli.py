@@ -16,6 +16,7 @@ from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Any, cast
 
+from m1agent.cli_mcp import add_mcp
 from m1agent.errors import M1AgentError
 from m1agent.tools import Tool, installed_toolsets, load_toolset
 
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models", description="List the models that can be named.")
     models.add_argument("--json", action="store_true", help="print as JSON")
     models.set_defaults(command=list_models)
+    add_mcp(commands)
     return parser
 
 
@@ -104,6 +106,7 @@ def run_question(given: argparse.Namespace) -> int:
     from m1agent.agent import Agent
     from m1agent.limits import Limits
     from m1agent.mcp.config import ServerConfig, as_servers
+    from m1agent.mcp.terminal import Terminal
     from m1agent.models.base import Settings
 
     try:
@@ -120,14 +123,15 @@ def run_question(given: argparse.Namespace) -> int:
         limits=Limits(steps=given.max_steps),
         settings=settings,
         mcp=servers,
+        elicit=Terminal(),
     )
     question = sys.stdin.read() if given.question == "-" else given.question
     return asyncio.run(_run(agent, question, as_json=given.json, show_prompt=given.show_prompt))
 
 
 async def _run(agent: Any, question: str, *, as_json: bool, show_prompt: bool) -> int:
+    from m1agent.cancel import Cancel
     from m1agent.events import RunFinished
-    from m1agent.loop import Cancel
     from m1agent.show import Printer, prompt_of
 
     # What the servers' log says is printed below, with the command's name.
