@@ -17,7 +17,7 @@ from training.tokenizer import encode
 
 REPLY_WEIGHT, ANSWER_WEIGHT, PROMPT_WEIGHT = 1.0, 0.6, 0.03
 # Which tool to call is one decision among the many tokens of a reply, and the one most often wrong.
-NAME_WEIGHT = 4.0
+NAME_WEIGHT = 6.0
 # Conversations to choose from when a row is filled up.
 POOL = 64
 

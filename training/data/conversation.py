@@ -101,7 +101,7 @@ def dialogue(
     )
     setup = Setup(rng.choice(INSTRUCTIONS) if rng.random() < 0.5 else "", box.specs)
     messages: list[Message] = []
-    for _ in range(turns or rng.choice((1, 1, 2, 2, 3, 4))):
+    for _ in range(turns or rng.choice((1, 2, 3, 4, 5, 6))):
         messages += turn(rng, words, box, refusals)
     return Dialogue(setup, tuple(messages))
 
