@@ -236,10 +236,20 @@ class LocalThread:
         self._unread = []
         if self._session is None:
             self._session = self._model.engine.session()
+        self._check_room(self._session)
         part = self._new[:PREFILL]
         self._session.append(part)
         del self._new[: len(part)]
         return not self._new
+
+    def _check_room(self, session: Session) -> None:
+        """Before anything is computed, so that the figure is that of the whole."""
+        whole, context = session.length + len(self._new), self._model.engine.config.max_position_embeddings
+        if whole >= context:
+            raise ModelError(
+                f"the conversation has {whole} tokens, and the context of '{self._model.name}' holds {context}; shorten "
+                "it with Agent(compaction=...), a smaller ResultBudget, or conversation.rewind(...)"
+            )
 
 
 class _Writing:

@@ -234,3 +234,14 @@ def test_generation_config_gives_the_defaults(folder: Path, tmp_path: Path) -> N
     params: Any = LocalModel(tmp_path).params(Settings(seed=1))
     assert params.temperature == 0
     assert LocalModel(tmp_path).params(Settings(temperature=0.7)).temperature == 0.7
+
+
+def test_a_conversation_beyond_the_context_says_how_long_it_is_and_can_go_on(folder: Path) -> None:
+    model, talk = LocalModel(folder, max_tokens=8), Conversation()
+    context = model.engine.config.max_position_embeddings
+    result = Agent(model).run_sync("word " * context, conversation=talk)
+    assert result.stop == "error"
+    count = int(str(result.error).split("has ")[1].split(" tokens")[0])
+    assert count > context and "rewind" in str(result.error)
+    asyncio.run(talk.rewind(0))
+    assert Agent(model).run_sync("word", conversation=talk).stop in ("done", "tokens")
