@@ -42,20 +42,25 @@ if TYPE_CHECKING:
     from m1agent.result import RunResult
 
 LOG = logging.getLogger("m1agent.observe")
+IN_PROCESS = "m1agent"
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """The run that begins. `agent` and `conversation_id` are empty where there is none; `provider` is the family the
-    model comes from, such as `openai`."""
+    """The run that begins. `agent` is empty where it has no name; `provider` is the family the model comes from, such
+    as `openai`, and `IN_PROCESS` for one that runs in this process."""
 
     conversation: Conversation
     model: str
     agent: str = ""
-    provider: str = "m1agent"
-    conversation_id: str = ""
+    provider: str = IN_PROCESS
     instructions: str = ""
     tools: tuple[ToolSpec, ...] = ()
+
+    @property
+    def conversation_id(self) -> str:
+        """The id of a stored conversation, or nothing."""
+        return getattr(self.conversation, "id", "")
 
 
 @dataclass(frozen=True, slots=True)
