@@ -72,7 +72,7 @@ class Agent(Generic[Deps, Out]):
 
     MCP servers are connected when the agent is entered (`async with agent:`, or `with agent:` for `run_sync`) and stay
     connected until it is left; without that, each run connects and disconnects them. A server that can't be reached is
-    left out, and `servers` says why. What the agent loaded itself, it closes.
+    left out, and `servers` says why; one that is `required` raises McpError. What the agent loaded itself, it closes.
 
     Args:
         model: a `Model`, or what `load_model` takes: `"m1-nano"` or a checkpoint folder.
@@ -84,6 +84,9 @@ class Agent(Generic[Deps, Out]):
         limits: bounds of each run.
         settings: how replies are sampled.
         mcp: MCP servers: a JSON file or dict with `mcpServers`, one configuration, or a list of them.
+        elicit: asks a person what servers want to know: given an `Elicitation`, it returns `Accepted(values)`,
+            `Declined()` or `Cancelled()`.
+        roots: the folders and files that servers are told to work in.
         approval: which calls wait for a human, and who is asked: an `Approval`, or a function that answers.
         hooks: functions that may change calls and results.
         input_guards: look at what a run is given, before the model does.
@@ -254,6 +257,11 @@ class Agent(Generic[Deps, Out]):
         return Setup(self._instructions(), self._all_tools(self._hub if here else None).specs)
 
     @property
+    def mcp(self) -> McpHub | None:
+        """The connected MCP servers, their resources and prompts; None where the agent is not entered or has none."""
+        return self._hub
+
+    @property
     def output_schema(self) -> JsonSchema | None:
         """The JSON Schema of the answer, or None where it is text."""
         return self._output.schema if self._output is not None else None
@@ -352,10 +360,14 @@ class Agent(Generic[Deps, Out]):
         if not self._servers:
             return None, False
         if self._hub is not None and self._hub.loop is asyncio.get_running_loop():
+            await self._hub.refresh()
+            self.servers = self._hub.status
             return self._hub, False
+        from m1agent.mcp.client_side import ClientSide
         from m1agent.mcp.hub import McpHub
 
-        hub = McpHub(self._servers)
+        side = ClientSide(self.model, self._options.get("elicit"), tuple(self._options.get("roots", ())))
+        hub = McpHub(self._servers, side)
         await hub.connect()
         self.servers = hub.status
         return hub, True

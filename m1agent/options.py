@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from m1agent.guards import InputGuard, OutputGuard
     from m1agent.hooks import Hooks
     from m1agent.limits import Limits
+    from m1agent.mcp.client_side import Elicit
     from m1agent.mcp.config import ServerConfig
     from m1agent.models.base import Settings
     from m1agent.observe import Observer
@@ -30,6 +31,8 @@ class AgentOptions(TypedDict, total=False):
     limits: Limits | None
     settings: Settings | None
     mcp: str | Path | Mapping[str, Any] | ServerConfig | Sequence[ServerConfig]
+    elicit: Elicit | None
+    roots: Sequence[str | Path]
     approval: Approval | Ask | None
     hooks: Hooks | None
     input_guards: Sequence[InputGuard]

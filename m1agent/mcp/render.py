@@ -1,4 +1,7 @@
-"""What a server's result is to the model: one text, rendered once, of a bounded length, and the media beside it."""
+"""What a server's result is to the model: one text, rendered once, and the media beside it.
+
+How much of the text a model is shown is the agent's `ResultBudget`; the bounds here only protect this process.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from m1agent.schema import canonical_json
 if TYPE_CHECKING:
     from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, TextResourceContents
 
-LONGEST = 20_000
+LONGEST = 10_000_000
 TAIL = 2_000
 LARGEST = 20 * 1024 * 1024
 DOCUMENTATION = re.compile(r"\n?\s*For further information visit https://errors\.pydantic\.dev/\S*")

@@ -203,9 +203,8 @@ def test_bad_tools_are_left_out_and_their_siblings_work(scripts: Path) -> None:
         assert text == '{"from": "here"}\n[image image/png, 3 bytes]'
         with pytest.raises(ToolError, match="lost during this call and is connected again"):
             await tools["bad__empty"].call({})
-        started = time.perf_counter()
         big = await tools["bad__big"].call({})
-        assert len(big) < 25_000 and "characters left out" in big and time.perf_counter() - started < 5
+        assert big.startswith("{}xxx") and len(big) > 5_000_000
 
     started = time.perf_counter()
     with_hub(use, stdio(scripts, "bad"))
