@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 30.0
 CALL_SECONDS = 60.0
 LOGIN_SECONDS = 300.0
+CREDENTIAL = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH(?:$|_|ORIZ)", re.IGNORECASE)
 HTTP_NAMES = ("http", "streamable-http", "streamable_http", "streamablehttp")
 
 
@@ -61,6 +62,11 @@ class Server:
         """What must not be shown."""
         return ()
 
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """Secrets that open something. Results hide these alone; others, such as a folder, they may need to name."""
+        return self.secrets
+
     def uses(self, tool: str) -> bool:
         """Whether a tool of this name is to be used."""
         return _matches(tool, self.tools) and not _matches(tool, self.exclude_tools)
@@ -87,6 +93,10 @@ class StdioServer(Server):
     @property
     def secrets(self) -> tuple[str, ...]:
         return tuple(self.env.values())
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        return tuple(value for name, value in self.env.items() if CREDENTIAL.search(name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class McpServer:
         self.tools: tuple[Tool, ...] = ()
         self._side = side or ClientSide()
         self._redact = Redactor(config.secrets)
+        self._hide = Redactor(config.credentials)
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._listed: dict[str, ListedTool] = {}
@@ -120,7 +121,7 @@ class McpServer:
         output = render(result, structured=listed.has_output_schema)
         if result.is_error:
             raise ToolError(self._redact(output.content))
-        return output
+        return replace(output, content=self._hide(output.content))
 
     async def resources(self) -> tuple[Resource, ...]:
         """What can be read, then the templates. Raises McpError."""
@@ -137,7 +138,8 @@ class McpServer:
     async def read(self, uri: str) -> ToolOutput:
         """A resource's text, and its bytes as parts. Raises McpError."""
         found = await self._ask(lambda connection: connection.client.read_resource(uri), safe=True)
-        return render_contents(found.contents)
+        output = render_contents(found.contents)
+        return replace(output, content=self._hide(output.content))
 
     async def prompts(self) -> tuple[Prompt, ...]:
         """The prompts on offer. Raises McpError."""

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 STDIN_GRACE = 2.0
 TERM_GRACE = 2.0
 POLL = 0.01
+EXIT_POLL = 0.25
+DRAIN = 0.2
 TAIL = 2000
 
 
@@ -85,6 +88,7 @@ async def stdio_transport(server: StdioServer, log: ChildLog) -> AsyncGenerator[
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_read, process, received)
             tasks.start_soon(_write, process, sent, received)
+            tasks.start_soon(_watch, process, received)
             try:
                 yield incoming, outgoing
             finally:
@@ -140,6 +144,25 @@ async def _write(
         received.close()
 
 
+async def _watch(process: Process, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+    """Close the stream when the child is gone: a grandchild may hold its stdout open, and reading would never end."""
+    await _exited(process)
+    await anyio.sleep(DRAIN)  # What it said last is still being read.
+    received.close()
+
+
+async def _exited(process: Process) -> None:
+    if not hasattr(os, "pidfd_open"):
+        await _until(lambda: process.returncode is not None, EXIT_POLL)
+        return
+    with suppress(ProcessLookupError):
+        handle = os.pidfd_open(process.pid)
+        try:
+            await anyio.wait_readable(handle)
+        finally:
+            os.close(handle)
+
+
 async def _stop(process: Process) -> None:
     """Close stdin, wait, then end the whole group: its members may outlive the child."""
     assert process.stdin
@@ -148,7 +171,7 @@ async def _stop(process: Process) -> None:
     await _wait_exit(process, STDIN_GRACE)
     if _signal_group(process.pid, signal.SIGTERM):
         with anyio.move_on_after(TERM_GRACE):
-            await _until(lambda: process.returncode is not None and not _signal_group(process.pid, 0))
+            await _until(lambda: process.returncode is not None and not _runs(process.pid))
         _signal_group(process.pid, signal.SIGKILL)
     await _wait_exit(process, TERM_GRACE)
     # `Process.aclose` waits for the pipes, which a daemon that left the group may hold open for ever; only the
@@ -164,9 +187,27 @@ async def _wait_exit(process: Process, seconds: float) -> None:
         await _until(lambda: process.returncode is not None)
 
 
-async def _until(condition: Callable[[], bool]) -> None:
+async def _until(condition: Callable[[], bool], every: float = POLL) -> None:
     while not condition():  # noqa: ASYNC110 (a process group has no event to wait for)
-        await anyio.sleep(POLL)
+        await anyio.sleep(every)
+
+
+def _runs(group: int) -> bool:
+    """Whether the process group has a member that is more than a zombie: the first process of a container may take
+    seconds to collect those."""
+    if not _signal_group(group, 0):
+        return False
+    states = [_state(folder) for folder in Path("/proc").glob("[0-9]*")]
+    return not states or any(found == str(group) and state != "Z" for state, found in states)
+
+
+def _state(folder: Path) -> tuple[str, str]:
+    """A process's state and group as Linux tells them; empty where it is gone."""
+    try:
+        state, _, group, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return "", ""
+    return state, group
 
 
 def _signal_group(group: int, number: int) -> bool:

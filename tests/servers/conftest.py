@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
 
 from m1agent import Agent
+from m1agent.approval import Approval, Rule
 from m1agent.mcp.config import ServerConfig, StdioServer
 from m1agent.mcp.hub import McpHub
 from m1agent.messages import AssistantMessage, ToolCall, ToolResult
@@ -21,6 +28,7 @@ from m1agent.tools import Tool
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
+ALLOWED = Approval([Rule("*", "allow")])
 PACKAGES = HERE / "node_modules" / "@modelcontextprotocol"
 Use = Callable[[McpHub, dict[str, Tool]], Awaitable[T]]
 
@@ -31,6 +39,70 @@ class MakeNode(Protocol):
 
 class Ask(Protocol):
     def __call__(self, config: ServerConfig, *calls: tuple[str, dict[str, Any]]) -> list[ToolResult]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an HTTP server on this machine was asked."""
+
+    method: str
+    path: str
+    headers: Message
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An HTTP server on this machine: its address, and what it was asked so far."""
+
+    url: str
+    requests: list[Request]
+
+    @property
+    def paths(self) -> list[str]:
+        return [request.path for request in self.requests]
+
+
+Respond = Callable[[Request], tuple[int, str, bytes]]
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Respond], Site]]:
+    """Starts an HTTP server whose answers (status, content type, body) a function gives."""
+    with ExitStack() as stack:
+        yield lambda respond: stack.enter_context(_served(respond))
+
+
+@contextmanager
+def _served(respond: Respond) -> Iterator[Site]:
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            request = Request(self.command, self.path, self.headers, body)
+            site.requests.append(request)
+            status, kind, content = respond(request)
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        site = Site(f"http://127.0.0.1:{server.server_address[1]}", [])
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield site
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="session")
@@ -55,12 +127,12 @@ def node_server(node: str) -> MakeNode:
 
 @pytest.fixture
 def ask() -> Ask:
-    """An agent makes the calls one after another; what it was told of each."""
+    """An agent makes the calls one after another, destructive ones too; what it was told of each."""
 
     def run(config: ServerConfig, *calls: tuple[str, dict[str, Any]]) -> list[ToolResult]:
         replies = [AssistantMessage(calls=(ToolCall("x", *call),)) for call in calls]
         model = ScriptedModel([*replies, "Done."])
-        result = Agent(model, mcp=[config]).run_sync("Go.")
+        result = Agent(model, mcp=[config], approval=ALLOWED).run_sync("Go.")
         assert result.stop == "done", result.error
         model.assert_complete()
         return [record.result for record in result.calls]

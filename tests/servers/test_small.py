@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,39 +20,16 @@ PAGES = {
 }
 
 
-@dataclass(slots=True)
-class Site:
-    """A web site on this machine, and the paths it was asked for."""
-
-    url: str
-    asked: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
-def site() -> Iterator[Site]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found.asked.append(self.path)
-            kind, text = PAGES.get(self.path, ("", ""))
-            body = text.encode()
-            self.send_response(200 if kind else 404)
-            self.send_header("Content-Type", kind or "text/plain")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+def site(serve: Callable[..., Any]) -> Any:
+    def respond(request: Any) -> tuple[int, str, bytes]:
+        kind, text = PAGES.get(request.path, ("", ""))
+        return (200, kind, text.encode()) if kind else (404, "text/plain", b"")
 
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        found = Site(f"http://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield found
-        server.shutdown()
-        thread.join()
+    return serve(respond)
 
 
-def test_fetch_reads_pages(site: Site, fetch_server: StdioServer, ask: Callable[..., Any]) -> None:
+def test_fetch_reads_pages(site: Any, fetch_server: StdioServer, ask: Callable[..., Any]) -> None:
     page, raw, data, part, gone = ask(
         fetch_server,
         ("fetch__fetch", {"url": f"{site.url}/owls"}),
@@ -68,19 +42,19 @@ def test_fetch_reads_pages(site: Site, fetch_server: StdioServer, ask: Callable[
     assert PAGE in raw.content and '{"owls": 3}' in data.content
     assert "abcdefghij" in part.content and "start_index of 5010" in part.content
     assert gone.is_error and "404" in gone.content
-    assert {"/owls", "/data", "/long", "/gone", "/robots.txt"} == set(site.asked)
+    assert {"/owls", "/data", "/long", "/gone", "/robots.txt"} == set(site.paths)
 
 
 def test_fetch_keeps_to_robots_txt_and_to_public_addresses(
-    site: Site, fetch_server: StdioServer, ask: Callable[..., Any]
+    site: Any, fetch_server: StdioServer, ask: Callable[..., Any]
 ) -> None:
     (private,) = ask(fetch_server, ("fetch__fetch", {"url": f"{site.url}/private/nest"}))
     assert private.is_error and "autonomous fetching of this page is not allowed" in private.content
-    assert site.asked == ["/robots.txt"]
+    assert site.paths == ["/robots.txt"]
     public_only = StdioServer("fetch", fetch_server.command, fetch_server.args[:2], fetch_server.env)
     (refused,) = ask(public_only, ("fetch__fetch", {"url": f"{site.url}/owls"}))
     assert refused.is_error and "not a public address" in refused.content
-    assert site.asked == ["/robots.txt"]
+    assert site.paths == ["/robots.txt"]
 
 
 def test_time_converts(time_server: StdioServer, ask: Callable[..., Any]) -> None:
