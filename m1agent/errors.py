@@ -6,7 +6,10 @@
     ├── ToolDefinitionError     a function or a schema that cannot become a tool
     ├── ToolsetNotFound         no installed toolset has that name
     ├── ModelError              a model could not write its reply
-    │   └── ModelNotFound       no model goes by that name
+    │   ├── ModelNotFound       no model goes by that name
+    │   └── ReplayMismatch      a replayed model was asked something else than was recorded
+    ├── GuardError              a guard failed, so nobody knows what it would have said
+    ├── RunStopped              a result was unwrapped whose run ended before an answer
     ├── SchemaError             a JSON Schema that is none
     ├── ConversationInUse       a run was started on a conversation that another run is using
     ├── TranscriptError         JSON that is no transcript, or messages that have no JSON form
@@ -81,6 +84,22 @@ class ModelError(M1AgentError):
 
 class ModelNotFound(ModelError):
     """No model goes by that name."""
+
+
+class ReplayMismatch(ModelError):
+    """A replayed model was asked something else than was recorded; the text shows the difference."""
+
+
+class GuardError(M1AgentError):
+    """A guard failed, so nobody knows what it would have said; the cause is what it raised."""
+
+
+class RunStopped(M1AgentError):
+    """`RunResult.unwrap` of a run that ended before an answer; `stop` is its stop reason."""
+
+    def __init__(self, stop: str, reason: str = "") -> None:
+        self.stop = stop
+        super().__init__(f"the run ended before an answer: {stop}" + (f" ({reason})" if reason else ""))
 
 
 class SchemaError(M1AgentError):
