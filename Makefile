@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test servers lint format bench gpu clean
+.PHONY: help demo test servers lint format bench bench-peers gpu clean
 
 help:
 	@echo "make demo    two questions answered by the bundled model through real tools, on a CPU"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make lint    ruff and pyright only"
 	@echo "make bench   every benchmark that runs without a GPU"
+	@echo "make bench-peers  the loop's overhead beside other frameworks, in an environment of their own"
 	@echo "make gpu     tests and benchmarks on a CUDA device (uses \$$PY, an interpreter that has torch and triton)"
 
 $(BIN)/python:
@@ -64,6 +65,15 @@ bench: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.decode
 	$(BIN)/python -m benchmarks.closing
 	$(BIN)/python -m benchmarks.grammar
+
+PEERS := .venv-peers
+$(PEERS)/installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	@touch $@
+
+bench-peers: $(VENV)/dev.installed $(PEERS)/installed
+	$(BIN)/python -m benchmarks.loop_overhead
 
 PY ?= python3
 GPU_PATH := $(CURDIR)/kernels:$(CURDIR)/runtime:$(CURDIR)/tools:$(CURDIR)

@@ -1,66 +1,95 @@
-"""What the SDK costs a step, with a scripted model: `python -m benchmarks.loop_overhead`.
+"""What an SDK costs a step, ours and its peers in the same run: `make bench-peers`, or without peers
+`python -m benchmarks.loop_overhead`.
 
-A step is one reply with one call, its validation, a sync or async tool, and its result; the model's own text costs
-what the scripted model costs. Flat means: the last fifty steps of 400 cost no more than the first fifty.
+Each framework runs in a process of its own with a fake model in memory, as `benchmarks/peers/` says; peers have an
+environment of their own, `.venv-peers`. A step is one reply with one call, its validation, the tool, and its result.
+Flat means: the last fifty steps of 400 cost no more than the first fifty. Figures are milliseconds, medians.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 from benchmarks import report
-from m1agent import Agent, Limits, tool
-from m1agent.events import RunFinished, StepFinished
-from m1agent.messages import AssistantMessage, ToolCall
-from m1agent.models.scripted import ScriptedModel
 
-
-@tool
-async def add_async(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-@tool
-def add_sync(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-async def run(steps: int, name: str) -> list[float]:
-    """Seconds of each step of one run."""
-    script = [AssistantMessage(calls=(ToolCall("c", name, {"a": n, "b": 2}),)) for n in range(steps)]
-    agent = Agent(
-        ScriptedModel([*script, "done"], chunk=1000), tools=[add_async, add_sync], limits=Limits(steps=steps + 1)
-    )
-    spent: list[float] = []
-    began = time.perf_counter()
-    async for event in agent.stream("Go."):
-        if isinstance(event, StepFinished):
-            spent.append(time.perf_counter() - began)
-            began = time.perf_counter()
-        if isinstance(event, RunFinished):
-            assert event.result.stop == "done" and event.result.steps == steps + 1
-    return spent
+ROOT = Path(__file__).parents[1]
+PEERS = ROOT / ".venv-peers" / "bin" / "python"
+IMPORT_RUNS = 9
+SYSTEMS = {
+    "m1agent": ("ours", "from m1agent import Agent, tool"),
+    "pydantic-ai-slim": ("pydantic_ai", "from pydantic_ai import Agent"),
+    "openai-agents": ("openai_agents", "from agents import Agent, Runner, function_tool"),
+    "smolagents": ("smolagents", "from smolagents import ToolCallingAgent, tool"),
+    "langchain": ("langchain", "from langchain.agents import create_agent"),
+}
+ROWS = {
+    "async tool, 1 step": ("async", "1", "step"),
+    "async tool, 50 steps": ("async", "50", "step"),
+    "async tool, 400 steps": ("async", "400", "step"),
+    "  without the fake model": ("async", "400", "outside"),
+    "  processor time": ("async", "400", "processor"),
+    "  steps 1-50 of 400": ("async", "first 50"),
+    "  steps 351-400 of 400": ("async", "last 50"),
+    "sync tool, 1 step": ("sync", "1", "step"),
+    "sync tool, 50 steps": ("sync", "50", "step"),
+    "sync tool, 400 steps": ("sync", "400", "step"),
+    "  without the fake model ": ("sync", "400", "outside"),
+    "  processor time ": ("sync", "400", "processor"),
+    "  steps 1-50 of 400 ": ("sync", "first 50"),
+    "  steps 351-400 of 400 ": ("sync", "last 50"),
+    "20 parallel calls of 10 ms": ("parallel", "step"),
+    "  without the fake model  ": ("parallel", "outside"),
+    "import, over bare python": ("import",),
+}
 
 
 def main() -> None:
-    """Median milliseconds a step at three lengths, and at both ends of the longest."""
-    figures: dict[str, float] = {}
-    for name in ("add_async", "add_sync"):
-        asyncio.run(run(20, name))
-        for steps in (10, 100, 400):
-            runs = [asyncio.run(run(steps, name)) for _ in range(5)]
-            figures[f"{name}, {steps} steps, ms a step"] = _ms([sum(spent) / len(spent) for spent in runs])
-            if steps == 400:
-                figures[f"{name}, steps 1-50 of 400, ms a step"] = _ms([t for spent in runs for t in spent[:50]])
-                figures[f"{name}, steps 351-400 of 400, ms a step"] = _ms([t for spent in runs for t in spent[350:400]])
+    """Measure every framework that is there, print a table, and save the figures."""
+    found = {name: system for name, system in SYSTEMS.items() if name == "m1agent" or PEERS.exists()}
+    figures: dict[str, Any] = {name: _measure(name, *system) for name, system in found.items()}
     report.save("loop_overhead", figures)
+    print(f"\n{_table(figures)}\n")
+    if len(found) == 1:
+        print("`make bench-peers` sets up the peers and measures them too.")
 
 
-def _ms(values: list[float]) -> float:
-    return round(1000 * report.median(values), 3)
+def _measure(name: str, module: str, imported: str) -> dict[str, Any]:
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    python = sys.executable if name == "m1agent" else str(PEERS)
+    version = _python(python, "-c", f"from importlib.metadata import version; print(version({name!r}))").strip()
+    figures = json.loads(_python(python, "-W", "ignore", "-m", f"benchmarks.peers.{module}"))
+    return {"version": version, **figures, "import": _import_ms(python, imported)}
+
+
+def _import_ms(python: str, imported: str) -> float:
+    bare, full = report.paired(
+        lambda: _python(python, "-c", "pass"), lambda: _python(python, "-c", imported), runs=IMPORT_RUNS
+    )
+    return round(1000 * (report.median(full) - report.median(bare)), 1)
+
+
+def _python(python: str, *arguments: str) -> str:
+    done = subprocess.run([python, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def _table(figures: dict[str, Any]) -> str:
+    width = max(map(len, ROWS))
+    names = [f"{name} {one['version']}" for name, one in figures.items()]
+    lines = [" ".join([f"{'ms':{width}}", *(f"{name:>24}" for name in names)])]
+    for row, path in ROWS.items():
+        lines.append(" ".join([f"{row:{width}}", *(f"{_at(one, path):>24}" for one in figures.values())]))
+    return "\n".join(lines)
+
+
+def _at(figures: Any, path: tuple[str, ...]) -> str:
+    for key in path:
+        figures = figures.get(key) if figures is not None else None
+    return "-" if figures is None else f"{figures:.3f}" if figures < 10 else f"{figures:.1f}"
 
 
 if __name__ == "__main__":

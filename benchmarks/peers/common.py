@@ -2,7 +2,7 @@
 
 A framework is run with its fake model, which marks when it is asked and when it has answered. A step is from one
 question to the next: the framework, one tool, and the fake model. `outside` leaves the fake model out, because some
-record a copy of all they are asked.
+record a copy of all they are asked. `processor` is the time on the processor, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ class Marks:
 
     asked: list[float] = field(default_factory=list)
     answered: list[float] = field(default_factory=list)
+    used: list[float] = field(default_factory=list)
 
     def ask(self) -> None:
         self.asked.append(time.perf_counter())
+        self.used.append(time.process_time())
 
     def answer(self) -> None:
         self.answered.append(time.perf_counter())
@@ -41,6 +43,10 @@ class Marks:
     def outside(self) -> list[float]:
         """Seconds of each step without the fake model."""
         return [after - before for before, after in zip(self.answered, self.asked[1:], strict=False)]
+
+    def processor(self) -> float:
+        """Mean seconds of all the process's threads on the processor, a step."""
+        return (self.used[-1] - self.used[0]) / (len(self.used) - 1)
 
 
 Run = Callable[[list[list[tuple[str, dict[str, Any]]]]], Coroutine[Any, Any, Marks]]
@@ -66,8 +72,9 @@ def _of_kind(run: Run, tool: str) -> dict[str, Any]:
         script = [[(tool, {"a": n, "b": 2})] for n in range(length)]
         marks = [_go(run, script) for _ in range(repeats)]
         figures[str(length)] = {
-            "step": _ms([statistics.fmean(one.steps()) for one in marks]),
-            "outside": _ms([statistics.fmean(one.outside()) for one in marks]),
+            "step": _ms([spent for one in marks for spent in one.steps()]),
+            "outside": _ms([spent for one in marks for spent in one.outside()]),
+            "processor": _ms([one.processor() for one in marks]),
         }
         if length == max(LENGTHS):
             figures["first 50"] = _ms([spent for one in marks for spent in one.steps()[:50]])
