@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from itertools import accumulate
 from typing import Any, TypeAlias, cast
 
 from m1agent.messages import JsonSchema
+from m1agent.patterns import matches
 
 SHOWN = 24
 LISTED = 48
@@ -89,7 +89,7 @@ def _unknown(leaf: Leaf) -> Iterator[str]:
     patterns: list[str] = list(leaf.schema.get("patternProperties", {}))
     names: list[str] = list(leaf.instance)
     for name in names:
-        if name in known or any(re.search(pattern, name) for pattern in patterns):
+        if name in known or any(matches(pattern, name) for pattern in patterns):
             continue
         unused = [other for other in known if other not in leaf.instance]
         allowed = _listed(known) if known else "none"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError as InvalidSchema
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend, validator_for  # pyright: ignore[reportUnknownVariableType]
@@ -17,11 +17,14 @@ from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
+from m1agent.bounded import CHECK_SECONDS, Allowance, bounded_keywords
 from m1agent.errors import SchemaError
 from m1agent.messages import JsonSchema
+from m1agent.patterns import BadPattern, TooSlow, compiled
 from m1agent.problems import LISTED, Leaf, cap, dotted, expectation, problem_lines, shown, type_names
 
 ROUNDS = 6
+TOO_SLOW = f"arguments: they could not be checked within {CHECK_SECONDS:g} seconds; the tool's schema is too complex."
 
 
 class _Validator(Protocol):
@@ -50,14 +53,21 @@ class ArgumentsSchema:
 
     def __init__(self, schema: JsonSchema, *, closed: bool = False) -> None:
         self._schema: JsonSchema = schema if not closed else {**schema, "additionalProperties": False}
-        self._validator = _validator(self._schema)
+        self._allowance = Allowance()
+        try:
+            self._validator = _validator(self._schema, self._allowance)
+        except RecursionError:
+            raise SchemaError("the schema is nested too deeply") from None
 
     def check(self, arguments: Mapping[str, Any]) -> Checked:
         """Coerce what can safely be coerced and tell every problem left, up to a cap."""
         try:
+            self._allowance.start()
             return self._check(arguments)
         except RecursionError:
             return Checked({}, (), ("arguments: nested too deeply.",))
+        except TooSlow:
+            return Checked({}, (), (TOO_SLOW,))
 
     def _check(self, arguments: Mapping[str, Any]) -> Checked:
         value = copy.deepcopy(dict(arguments))
@@ -75,33 +85,73 @@ class ArgumentsSchema:
 # Schemas
 
 
-def _validator(schema: JsonSchema) -> _Validator:
+def _validator(schema: JsonSchema, allowance: Allowance) -> _Validator:
     kind = validator_for(schema, default=Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        cast("Any", kind).check_schema(schema, format_checker=_patterns())
     except InvalidSchema as error:
         raise SchemaError(
             f"not a JSON Schema: at {dotted(tuple(error.absolute_path)) or 'the top'}: {error.message[:200]}"
         ) from error
     if "object" not in type_names(schema.get("type", "object")):
         raise SchemaError(f"the arguments of a tool are an object, not {shown(schema['type'])}")
+    schema = _of_one_dialect(schema)
     _check_references(schema)
     # JSON Schema counts 7.0 as an integer, typed handlers do not: it fails here, and coercion makes it 7.
     strict = kind.TYPE_CHECKER.redefine("integer", _is_integer)
-    return cast("_Validator", extend(kind, type_checker=strict)(schema, registry=Registry[Any]()))
+    keywords = bounded_keywords(kind.VALIDATORS, allowance)
+    bounded = cast("Any", extend(kind, keywords, type_checker=strict))
+    return cast("_Validator", bounded(schema, registry=Registry[Any]()))
 
 
 def _is_integer(_: Any, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_references(schema: JsonSchema) -> None:
-    """Refuse references that lead outside the schema now, rather than in the middle of a call."""
+def _patterns() -> FormatChecker:
+    """Checks that patterns are regular expressions of the engines that will search for them."""
+    checker = FormatChecker(formats=())
+
+    @checker.checks("regex", raises=BadPattern)
+    def readable(pattern: object) -> bool:
+        return not isinstance(pattern, str) or compiled(pattern) is not None
+
+    return checker
+
+
+def _of_one_dialect(schema: JsonSchema) -> JsonSchema:
+    """The schema without the `$schema` of its parts, which would have them checked by other rules than ours.
+
+    Raises SchemaError where a part is of another draft than the whole.
+    """
+    if not _mentions({key: value for key, value in schema.items() if key != "$schema"}, "$schema"):
+        return schema
+    whole = copy.deepcopy(schema)
+    (root, _), *parts = _walk(whole)
+    for part, _ in parts:
+        if part.pop("$schema", root.get("$schema")) != root.get("$schema"):
+            raise SchemaError("its parts are of different drafts; use one $schema, at the top")
+    return whole
+
+
+def _mentions(schema: JsonSchema, word: str) -> bool:
+    return f'"{word}"' in json.dumps(schema, default=str)
+
+
+def _walk(schema: JsonSchema) -> Iterator[tuple[JsonSchema, Any]]:
+    """The schema and all its parts, each with what resolves its references."""
     dialect = specification_with(str(schema.get("$schema", "")), default=DRAFT202012)
     root: Resource[Any] = Resource(contents=schema, specification=dialect)
     registry = Registry[Any]().with_resource(root.id() or "", root).crawl()
-    resolver = registry.resolver(root.id() or "")
-    for part, scope in _parts(root, resolver):
+    yield from _parts(root, registry.resolver(root.id() or ""))
+
+
+def _check_references(schema: JsonSchema) -> None:
+    """Refuse references that lead outside the schema now, rather than in the middle of a call."""
+    unbounded = _mentions(schema, "unevaluatedProperties") and _mentions(schema, "patternProperties")
+    for part, scope in _walk(schema):
+        if unbounded and "unevaluatedProperties" in part:
+            raise SchemaError("unevaluatedProperties together with patternProperties cannot be checked in bounded time")
         for keyword in ("$ref", "$dynamicRef"):
             if isinstance(reference := part.get(keyword), str):
                 try:
