@@ -22,6 +22,7 @@ import anyio
 from anyio.abc import Process
 
 from m1agent.mcp.config import StdioServer
+from m1agent.mcp.watchdog import ends_with_us
 from m1agent.messages import whole_text
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class ChildLog:
 
 @asynccontextmanager
 async def stdio_transport(server: StdioServer, log: ChildLog) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
-    """Start the child and yield its streams; on leaving, the child and all its descendants are gone.
+    """Start the child and yield its streams; on leaving, the child and all its descendants are gone. They also end
+    with this process, however that ends.
 
     Raises OSError when the program cannot be started.
     """
@@ -84,7 +86,8 @@ async def stdio_transport(server: StdioServer, log: ChildLog) -> AsyncGenerator[
     )
     received, incoming = anyio.create_memory_object_stream["SessionMessage | Exception"](0)
     outgoing, sent = anyio.create_memory_object_stream["SessionMessage"](0)
-    with received, incoming, outgoing, sent:
+    watchdog = ends_with_us(process.pid, stdin_grace=STDIN_GRACE, term_grace=TERM_GRACE)
+    with received, incoming, outgoing, sent, watchdog:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_read, process, received)
             tasks.start_soon(_write, process, sent, received)
