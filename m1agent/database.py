@@ -132,10 +132,12 @@ class Database:
         self._migrate()
 
     def _check_kind(self) -> None:
+        # In one transaction: another process may be making the file just now.
+        self._sql.execute("BEGIN")
         application, version = self._pragma("application_id"), self._pragma("user_version")
-        if application not in (0, APPLICATION) or (
-            application == 0 and self._sql.execute("SELECT 1 FROM sqlite_master").fetchone()
-        ):
+        tables = self._sql.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        self._sql.execute("COMMIT")
+        if application not in (0, APPLICATION) or (application == 0 and tables):
             raise StoreError(f"{self.path} is a database of another program; give the store a file of its own")
         if version > len(MIGRATIONS):
             raise StoreError(

@@ -283,7 +283,10 @@ def test_what_others_added_is_never_written_over(store: ConversationStore) -> No
 
 
 def test_many_threads_and_stores_write_at_once(path: Path) -> None:
+    together = threading.Barrier(8)
+
     def work(name: str) -> tuple[Message, ...]:
+        together.wait()
         with ConversationStore(path) as store:
             talk = store.create(name)
             for index in range(25):
