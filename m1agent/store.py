@@ -219,7 +219,10 @@ class ConversationStore:
 
 
 class StoredConversation(Conversation):
-    """A conversation of a `ConversationStore`, which makes it. `id` is its name there."""
+    """A conversation of a `ConversationStore`, which makes it. `id` is its name there.
+
+    `fork` gives a twin that is kept in memory only; `ConversationStore.fork` one that is stored.
+    """
 
     def __init__(
         self,
