@@ -7,7 +7,7 @@ goes on with the older handshake.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 3.0
 METHOD_NOT_FOUND = -32601
+DEEPEST = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +92,14 @@ def _read_tool(entry: Any, index: int) -> ListedTool | BadTool:
     if not isinstance(schema, dict):
         return BadTool(name, f"its inputSchema is no object but {type(schema).__name__}")
     given = cast("JsonSchema", schema)
+    if _deeper_than(given, DEEPEST):
+        return BadTool(name, "its inputSchema is nested too deeply")
     if given.get("type", "object") != "object":
         return BadTool(name, f"its inputSchema is of type {given['type']!r}, not object")
     if odd := _malformed(given):
         return BadTool(name, f"its inputSchema is malformed: {odd}")
+    if _needs_a_task(tool.get("execution")):
+        return BadTool(name, "it must be run as a task, which is not supported; its server would refuse every call")
     description = tool.get("description")
     return ListedTool(
         name,
@@ -103,6 +108,10 @@ def _read_tool(entry: Any, index: int) -> ListedTool | BadTool:
         isinstance(tool.get("outputSchema"), dict),
         _hints(tool.get("annotations")),
     )
+
+
+def _needs_a_task(execution: Any) -> bool:
+    return isinstance(execution, dict) and cast("dict[str, Any]", execution).get("taskSupport") == "required"
 
 
 def _hints(annotations: Any) -> Hints:
@@ -122,6 +131,22 @@ def _malformed(schema: JsonSchema) -> str:
     if not isinstance(required, list) or not all(isinstance(key, str) for key in cast("list[Any]", required)):
         return "required must be a list of names"
     return "" if isinstance(schema.get("$schema", ""), str) else "$schema must be text"
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    """Whether objects and arrays lie deeper in each other: the client refuses the whole list for one that is."""
+    layer: list[Any] = [value]
+    for _ in range(levels):
+        layer = [inner for outer in layer for inner in _inside(outer)]
+        if not layer:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 @asynccontextmanager

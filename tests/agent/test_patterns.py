@@ -86,7 +86,7 @@ def test_additional_properties_as_before() -> None:
     )
     open_to = ArgumentsSchema({"type": "object", "additionalProperties": {"type": "integer"}})
     assert open_to.check({"a": "7"}).arguments == {"a": 7}
-    assert open_to.check({"a": "x"}).problems == ('a: expected integer, got "x".',)
+    assert open_to.check({"a": "x"}).problems == ('a: expected integer, got the string "x".',)
 
 
 def test_schemas_that_cannot_be_checked_in_bounded_time_are_refused() -> None:
