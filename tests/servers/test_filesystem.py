@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from m1agent import Agent
+from m1agent.messages import AssistantMessage, ToolCall
+from m1agent.models.scripted import ScriptedModel
+
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -65,3 +69,17 @@ def test_a_path_outside_is_refused_and_told(
     assert written.is_error and "outside allowed directories" in written.content
     assert absent.is_error and "ENOENT" in absent.content
     assert outside.read_text() == "untouched"
+
+
+def test_a_destructive_tool_waits_for_a_human(tmp_path: Path, node_server: Callable[..., Any]) -> None:
+    file = tmp_path / "file.txt"
+    write = ToolCall("x", "filesystem__write_file", {"path": str(file), "content": "written"})
+    look = ToolCall("x", "filesystem__list_directory", {"path": str(tmp_path)})
+    model = ScriptedModel([AssistantMessage(calls=(write, look)), "Done."])
+    agent = Agent(model, mcp=[node_server("filesystem", str(tmp_path))])
+    waiting = agent.run_sync("Go.")
+    assert waiting.stop == "approval" and [call.name for call in waiting.pending] == [write.name]
+    assert not file.exists()
+    answers = {call.id: True for call in waiting.pending}
+    assert agent.run_sync(conversation=waiting.conversation, approvals=answers).output == "Done."
+    assert file.read_text() == "written"

@@ -24,12 +24,14 @@ COUNTS = {
     "fetch": 1,
     "git": 12,
     "filesystem": 14,
-    "everything": 13,
+    "everything": 12,
     "memory": 9,
     "sequential-thinking": 1,
     "minimax-0.0.18": 9,
     "minimax-0.0.19": 8,
 }
+
+LEFT_OUT = {"everything": ["simulate-research-query"]}  # It must be run as a task.
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +55,7 @@ def test_every_tool_has_a_grammar_that_its_schema_agrees_with(
     server: tuple[StdioServer, int], connected: Callable[..., Any], model: LocalModel
 ) -> None:
     async def use(hub: McpHub, tools: dict[str, Tool]) -> tuple[Tool, ...]:
-        assert hub.status[0].left_out == ()
+        assert [bad.name for bad in hub.status[0].left_out] == LEFT_OUT.get(hub.status[0].name, [])
         return hub.tools
 
     config, count = server
