@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, Unpack, cast, overload
 
 from typing_extensions import TypeVar
 
-from m1agent.approval import Answer, Approval, Ask, refusal
+from m1agent.approval import Approval, Ask
 from m1agent.blocking import run_blocking
 from m1agent.budget import ResultBudget, Spill
-from m1agent.cancel import Cancel
 from m1agent.conversation import Conversation
 from m1agent.events import Event, HandedOff, RunFinished
 from m1agent.hooks import Hooks
 from m1agent.limits import Limits
-from m1agent.loop import Run, RunPlan
-from m1agent.messages import AssistantMessage, JsonSchema, Message, Setup, SystemMessage, ToolMessage, UserMessage
+from m1agent.loop import Run
+from m1agent.messages import JsonSchema, Message, Setup
+from m1agent.meter import Progress
 from m1agent.models import load_model
 from m1agent.models.base import Model, Settings
 from m1agent.options import AgentOptions, ToolLike, check_options
 from m1agent.output import Output
-from m1agent.problems import shown
-from m1agent.prompt.envelope import Named, ToolChoice
+from m1agent.plan import RunPlan
+from m1agent.request import RunOptions, check_deps, read_approvals, read_choice, read_prompt
 from m1agent.result import RunResult
 from m1agent.tools import Tool, Toolset, gather_tools
 
@@ -41,26 +41,6 @@ if TYPE_CHECKING:
 Deps = TypeVar("Deps", default=None)
 Out = TypeVar("Out", default=str)
 AnyDeps = TypeVar("AnyDeps", default=None)
-
-
-class RunOptions(TypedDict, Generic[Deps], total=False):
-    """What one run may be given.
-
-    conversation: what was said before; it is extended.
-    deps: what tools find as `context.deps`.
-    limits, settings: instead of the agent's.
-    tool_choice: what the first reply must be: `auto`, `none`, `required`, a `Named` or one of the tools.
-    cancel: ends the run from outside.
-    approvals: answers for the calls that the conversation waits for, by call id: True, False or `Denied("why")`.
-    """
-
-    conversation: Conversation | None
-    deps: Deps
-    limits: Limits | None
-    settings: Settings | None
-    tool_choice: ToolChoice | Tool
-    cancel: Cancel | None
-    approvals: Mapping[str, Answer] | None
 
 
 class Agent(Generic[Deps, Out]):
@@ -202,36 +182,25 @@ class Agent(Generic[Deps, Out]):
         check_options("run", options, RunOptions)
         conversation = options.get("conversation")
         talk = Conversation() if conversation is None else conversation
-        choice = _choice(options.get("tool_choice", "auto"))
-        new, deps = _messages(prompt), options.get("deps")
-        self._check_deps(deps)
-        answers: Mapping[str, Answer] = _answers(options.get("approvals"), talk)
+        choice = read_choice(options.get("tool_choice", "auto"))
+        new, deps = read_prompt(prompt), options.get("deps")
+        self.check_deps(deps)
+        answers = read_approvals(options.get("approvals"), talk)
+        progress = Progress(options.get("limits") or self.limits)
         agent: Agent[Any, Any] = self
-        result: RunResult[Any] | None = None
         with talk.in_use():
             while True:
                 async with agent._connected() as hub:
-                    plan = agent._plan(hub, options.get("limits") or self.limits, options.get("settings"))
+                    plan = agent._plan(hub, options.get("settings"), asked=self)
                     await talk.attach(agent.model, Setup(plan.instructions, plan.tools.specs))
-                    run = Run(
-                        talk,
-                        plan,
-                        new=new,
-                        choice=choice,
-                        deps=deps,
-                        cancel=options.get("cancel"),
-                        answers=answers,
-                        before=result,
-                    )
+                    cancel = options.get("cancel")
+                    run = Run(talk, plan, progress, new=new, choice=choice, deps=deps, cancel=cancel, answers=answers)
                     async with aclosing(run.events()) as events:
                         async for event in events:
-                            if isinstance(event, RunFinished) and run.handed_to is not None:
-                                result = event.result
-                            else:
-                                yield event
+                            yield event
                 if run.handed_to is None:
                     return
-                agent, new, choice, answers = run.handed_to, (), "auto", _answers(None, talk)
+                agent, new, choice, answers = run.handed_to, (), "auto", read_approvals(None, talk)
                 yield HandedOff(agent.name)
 
     def run_sync(
@@ -254,7 +223,11 @@ class Agent(Generic[Deps, Out]):
     def setup(self) -> Setup:
         """What a model reads before the first turn: instructions, and all tools connected in this event loop."""
         here = self._hub is not None and self._hub.loop is asyncio.get_running_loop()
-        return Setup(self._instructions(), self._all_tools(self._hub if here else None).specs)
+        return Setup(self._instructions(self._output), self._all_tools(self._hub if here else None).specs)
+
+    def check_deps(self, deps: Any) -> None:
+        """Raises TypeError where `deps` is not of the agent's `deps_type`."""
+        check_deps(deps, self._deps_type)
 
     @property
     def mcp(self) -> McpHub | None:
@@ -318,32 +291,29 @@ class Agent(Generic[Deps, Out]):
     def _all_tools(self, hub: McpHub | None) -> Toolset:
         return gather_tools([self.tools, *(hub.tools if hub else ())])
 
-    def _instructions(self) -> str:
-        asked = self._output.instructions() if self._output is not None else ""
+    def _instructions(self, output: Output | None) -> str:
+        asked = output.instructions() if output is not None else ""
         return "\n\n".join(part for part in (self.instructions, asked) if part)
 
-    def _plan(self, hub: McpHub | None, limits: Limits, settings: Settings | None) -> RunPlan:
+    def _plan(self, hub: McpHub | None, settings: Settings | None, asked: Agent[Any, Any]) -> RunPlan:
+        """This agent's part in a run that `asked` was asked for: what comes out of it is the business of that one."""
         options = self._options
+        seen = tuple(asked._options.get("observers", ()))
         return RunPlan(
             model=self.model,
             tools=self._all_tools(hub),
             name=self.name,
-            instructions=self._instructions(),
-            limits=limits,
+            instructions=self._instructions(asked._output),
             settings=settings or self.settings,
-            output=self._output,
+            output=asked._output,
             approval=self._approval,
             hooks=options.get("hooks") or Hooks(),
             spill=self._spill,
             input_guards=options.get("input_guards", ()),
-            output_guards=options.get("output_guards", ()),
+            output_guards=asked._options.get("output_guards", ()),
             compaction=options.get("compaction"),
-            observers=options.get("observers", ()),
+            observers=(*seen, *(one for one in options.get("observers", ()) if one not in seen)),
         )
-
-    def _check_deps(self, deps: Any) -> None:
-        if self._deps_type is not None and not isinstance(deps, self._deps_type):
-            raise TypeError(f"deps must be a {self._deps_type.__name__}, not {shown(deps)}; give the run deps=...")
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[McpHub | None]:
@@ -373,37 +343,9 @@ class Agent(Generic[Deps, Out]):
         return hub, True
 
 
-def _messages(prompt: Any) -> Sequence[Message]:
-    if isinstance(prompt, str):
-        return [UserMessage(prompt)]
-    if prompt is None:
-        return ()
-    kinds = (SystemMessage, UserMessage, AssistantMessage, ToolMessage)
-    if not isinstance(prompt, Sequence) or not all(isinstance(item, kinds) for item in cast("Sequence[Any]", prompt)):
-        raise TypeError(f"a prompt is text or a list of messages such as UserMessage('Hi'), not {shown(prompt)}")
-    return cast("Sequence[Message]", prompt)
-
-
 def _approval(given: Any) -> Approval:
     if given is None or isinstance(given, Approval):
         return given or Approval()
     if not callable(given):
         raise TypeError(f"approval is an Approval or a function that answers, not {given!r}")
     return Approval(ask=cast("Ask", given))
-
-
-def _answers(given: Mapping[str, Answer] | None, conversation: Conversation) -> Mapping[str, Answer]:
-    waiting = [call.id for call in conversation.waiting]
-    for call, answer in (given or {}).items():
-        if call not in waiting:
-            raise ValueError(f"approvals: no call '{call}' waits; waiting: {', '.join(waiting) or 'none'}")
-        refusal(answer)
-    return given or {}
-
-
-def _choice(given: Any) -> ToolChoice:
-    if isinstance(given, Tool):
-        return Named(given.name)
-    if given in ("auto", "none", "required") or isinstance(given, Named):
-        return given
-    raise ValueError(f"tool_choice is 'auto', 'none', 'required', a tool or Named('<tool>'), not {given!r}")

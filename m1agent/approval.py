@@ -10,14 +10,17 @@ A call that must be asked about waits for the `ask` callback where there is one.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from m1agent.messages import ToolCall
-from m1agent.tools import Tool
+from m1agent.schema import canonical_json
+from m1agent.threads import in_thread
+from m1agent.tools import Tool, is_async
 
 Decision: TypeAlias = Literal["allow", "ask", "deny"]
 DECISIONS = ("allow", "ask", "deny")
@@ -32,6 +35,7 @@ class Denied:
 
     @property
     def told(self) -> str:
+        """What the model is told."""
         return f"{NOT_ALLOWED} {self.reason}".strip()
 
 
@@ -53,8 +57,9 @@ Ask: TypeAlias = Callable[[ApprovalRequest], Answer | Awaitable[Answer]]
 class Rule:
     """What holds for calls of tools whose name fits the pattern `tools` (`*` and `?` as in file names).
 
-    `arguments` narrows it: each named argument, as text, must fit its pattern. `reason` is told to the model where the
-    decision is `deny`.
+    `arguments` narrows it: each named argument, as text, must fit its pattern; one that was left out counts with the
+    default of the schema. A pattern compares text and knows nothing of paths: `/tmp/*` fits `/tmp/../etc`. `reason` is
+    told to the model where the decision is `deny`.
     """
 
     tools: str
@@ -79,8 +84,8 @@ class Approval:
 
     Args:
         rules: in order of precedence.
-        ask: answers for the calls that must be asked about: True, False or `Denied("why")`; it may be async, and is
-            asked about one call at a time while other calls run.
+        ask: answers for the calls that must be asked about: True, False or `Denied("why")`. It is asked about one call
+            at a time while other calls run; a function that is not async runs in a thread, so it may wait for a key.
     """
 
     def __init__(self, rules: Iterable[Rule] = (), *, ask: Ask | None = None) -> None:
@@ -89,8 +94,9 @@ class Approval:
 
     def decide(self, tool: Tool, call: ToolCall) -> Decision | Denied:
         """What is to happen with a call; `Denied` says why not."""
+        full = _with_defaults(tool, call) if self.rules else call
         for rule in self.rules:
-            if rule.fits(call):
+            if rule.fits(full):
                 return Denied(rule.reason) if rule.decision == "deny" else rule.decision
         if tool.approval is None and tool.hints.destructive is None:
             return "allow"
@@ -99,7 +105,8 @@ class Approval:
     async def answer(self, request: ApprovalRequest) -> Denied | None:
         """Ask; None when the call may run. Raises TypeError when the callback answers neither yes nor no."""
         assert self.ask is not None
-        given: Any = self.ask(request)
+        ask = functools.partial(self.ask, request)
+        given: Any = ask() if is_async(self.ask) else await in_thread(ask)
         return refusal(await given if inspect.isawaitable(given) else given)
 
 
@@ -112,7 +119,13 @@ def refusal(answer: Any) -> Denied | None:
     raise TypeError(f"an approval is True, False or Denied('why'), not {answer!r}")
 
 
-def _text(value: Any) -> str:
-    from m1agent.schema import canonical_json
+def _with_defaults(tool: Tool, call: ToolCall) -> ToolCall:
+    """The call with the arguments that it left out and the schema has a default for."""
+    properties = cast("dict[str, Any]", tool.spec.parameters.get("properties", {}))
+    parts = {name: cast("dict[str, Any]", part) for name, part in properties.items() if isinstance(part, dict)}
+    defaults = {name: part["default"] for name, part in parts.items() if "default" in part}
+    return replace(call, arguments={**defaults, **call.arguments})
 
+
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else canonical_json(value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +13,13 @@ from typing import Annotated
 from pydantic import Field
 
 from m1agent.errors import ToolError
-from m1agent.messages import ToolResult
+from m1agent.messages import ToolResult, whole_text
 from m1agent.tools import Tool, tool
 
 TAIL_SHARE = 10
 LEFT_OUT = "\n[... {count} of {whole} characters left out; the whole text is in {path} ...]\n"
+FILE = re.compile(r"m1agent-result-[0-9a-f]{32}\.txt")
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none; links there need rights of their own.
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,11 @@ class ResultBudget:
 
 
 class Spill:
-    """Fits results into a budget. One object a run of an agent's life: the folder is made at the first long result."""
+    """Fits results into a budget; one for an agent's life. The folder is made at the first long result."""
 
     def __init__(self, budget: ResultBudget) -> None:
         self.budget = budget
-        self._folder: Path | None = None
+        self._folder = None if budget.folder is None else Path(budget.folder).expanduser().resolve()
 
     def fit(self, result: ToolResult) -> ToolResult:
         """The result, shortened where it is over the budget."""
@@ -64,31 +69,37 @@ class Spill:
                 start: First character to read.
                 length: How many characters.
             """
-            folder, file = self._folder, Path(path)
-            if folder is None or file.parent != folder or not file.is_file():
-                raise ToolError(f"There is no saved result '{path}'. Use the path exactly as the result gives it.")
-            text = file.read_text(encoding="utf-8")
-            return text[start : start + min(length, self.budget.characters)] or f"The text ends before {start}."
+            text = self._read(path)
+            end = start + min(length, self.budget.characters)
+            return text[start:end] or f"The text ends before {start}: it has {len(text)} characters."
 
         return read_result
 
+    def _read(self, path: str) -> str:
+        file = Path(path)
+        try:
+            if self._folder is None or file.parent != self._folder or not FILE.fullmatch(file.name):
+                raise FileNotFoundError
+            with open(os.open(file, os.O_RDONLY | NO_LINKS), encoding="utf-8", newline="") as opened:
+                return opened.read()
+        except (OSError, ValueError):
+            raise ToolError(f"There is no saved result '{path}'. Use the path exactly as it was given.") from None
+
     def _write(self, text: str) -> str:
+        """Write the text down and say where. Equal texts share a file, so that a repeated call has the same result."""
+        data = whole_text(text).encode()
         try:
             folder = self._open()
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", errors="replace", dir=folder, prefix="result-", suffix=".txt", delete=False
-            ) as file:
-                file.write(text)
-                return file.name
+            path = folder / f"m1agent-result-{hashlib.sha256(data).hexdigest()[:32]}.txt"
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".m1agent-", delete=False) as file:
+                file.write(data)
+            os.replace(file.name, path)
+            return str(path)
         except OSError as error:
-            return f"no file ({error.strerror})"
+            return f"no file ({error.strerror or error})"
 
     def _open(self) -> Path:
         if self._folder is None:
-            given = self.budget.folder
-            if given is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="m1agent-"))
-            else:
-                self._folder = Path(given).resolve()
-                self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix="m1agent-")).resolve()
+        self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder

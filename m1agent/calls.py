@@ -1,4 +1,4 @@
-"""Running the calls of one reply: together, each on its own terms, and with an eye on repetition."""
+"""Running the calls of one reply: together, and each on its own terms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias
 
 import anyio
 
@@ -19,72 +19,65 @@ from m1agent.budget import ResultBudget, Spill
 from m1agent.context import Context
 from m1agent.errors import InvalidArguments, ToolError
 from m1agent.events import ToolFinished, ToolProgress, ToolStarted
-from m1agent.hooks import Hooks, settled
-from m1agent.messages import Part, ToolCall, ToolOutput, ToolResult
+from m1agent.hooks import Hooks
+from m1agent.messages import ToolCall, ToolOutput, ToolResult
 from m1agent.observe import UNOBSERVED, RunObserver
-from m1agent.schema import canonical_json
 from m1agent.tools import Tool, Toolset, Validated
 
 STOPPED = "This call was stopped before it finished."
 SPENT = "This call was not run: the tool calls allowed in this run are used up. Answer with what you have."
 WORN_OUT = "This call was not run: {name} failed {count} times in a row and is not offered any more in this run."
-TOLD_AT, STOP_AT = 3, 4
-REPEATED = "\n\nYou have made this call {count} times with the same result. Do something else, or answer."
 GRACE = 5.0
 
+P = ParamSpec("P")
 CallEvent: TypeAlias = ToolStarted | ToolProgress | ToolFinished
 Guard: TypeAlias = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
-@dataclass(slots=True)
-class Repeats:
-    """Counts calls that were made again with the same arguments and brought the same result."""
-
-    seen: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict[tuple[str, str], tuple[str, int]])
-    worst: int = 0
-
-    def note(self, calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> list[ToolResult]:
-        """Count one reply's calls, twins in one reply once; the results say so where the model repeats itself."""
-        counted: dict[tuple[str, str], int] = {}
-        told: list[ToolResult] = []
-        for call, result in zip(calls, results, strict=True):
-            key = (call.name, canonical_json(call.arguments) if call.problem is None else call.problem)
-            if key not in counted:
-                content, count = self.seen.get(key, (result.content, 0))
-                counted[key] = count + 1 if content == result.content else 1
-                self.seen[key] = (result.content, counted[key])
-            count = counted[key]
-            self.worst = max(self.worst, count)
-            note = REPEATED.format(count=count) if count >= TOLD_AT else ""
-            told.append(replace(result, content=result.content + note) if note else result)
-        return told
-
-
 @dataclass(slots=True, kw_only=True)
 class CallRules:
-    """What holds for all calls of a run. `context` makes what a tool may know of the run that calls it."""
+    """What holds for all calls of a run.
+
+    `context` makes what a tool may know of the run that calls it. `note` is told of results while other calls still
+    run, with the ids of those that wait for an answer.
+    """
 
     context: Callable[[ToolCall, Callable[[str, float | None], None]], Context[Any]]
     approval: Approval = field(default_factory=Approval)
     hooks: Hooks = field(default_factory=Hooks)
     spill: Spill = field(default_factory=lambda: Spill(ResultBudget()))
     observer: RunObserver = UNOBSERVED
-    note: Callable[[Sequence[ToolResult | None]], None] = lambda results: None
+    note: Callable[[Sequence[ToolResult | None], Sequence[str]], None] = lambda results, waiting: None
     failures: dict[str, int] = field(default_factory=dict[str, int])
 
     def worn_out(self, tool: Tool) -> bool:
         """Whether the tool failed as often in a row as it may."""
         return tool.retries is not None and self.failures.get(tool.name, 0) >= tool.retries
 
+    def count(self, tool: Tool, *, failed: bool) -> None:
+        """Count a failure; a success begins anew."""
+        if tool.retries is not None:
+            self.failures[tool.name] = self.failures.get(tool.name, 0) + 1 if failed else 0
+
 
 @dataclass(slots=True)
 class _Job:
+    """A call that is to run. A hook may give it another tool and other arguments."""
+
     index: int
     call: ToolCall
     tool: Tool
     checked: Validated
     ask: bool = False
+    error: BaseException | None = None
     seconds: float = 0.0
+
+    def failed(self, told: str) -> ToolResult:
+        return ToolResult(self.call.id, self.call.name, told, is_error=True)
+
+    def returned(self, output: ToolOutput) -> ToolResult:
+        notes = [f"Note: {line}." for line in self.checked.coercions]
+        return ToolResult(self.call.id, self.call.name, "\n".join([output.content, *notes]), parts=output.parts)
 
 
 class Calls:
@@ -130,43 +123,31 @@ class Calls:
             checked = self._check(index, call)
             if checked is None:
                 self.waiting.append(call)
-            elif isinstance(checked, str):
-                self._finish(index, checked, is_error=True)
-                yield self._told(index, 0.0)
-            else:
+            elif isinstance(checked, _Job):
                 jobs.append(checked)
+            else:
+                yield self._refuse(index, checked)
+        if self.waiting:
+            self._note()
         for job in jobs:
             if not job.ask:
                 yield ToolStarted(job.call)
         running = {asyncio.create_task(self._run(job), name=job.tool.name): job for job in jobs}
-        waiting = set(running)
+        left, may_tell = set(running), any(map(self._may_tell, jobs))
         try:
-            while waiting:
-                done = await guard(functools.partial(self._wait, waiting, any(_may_tell(job) for job in jobs)))
-                waiting -= done
+            while left:
+                done = await guard(functools.partial(self._wait, left, may_tell))
+                left -= done
                 while self._news:
                     yield self._news.popleft()
+                if done:
+                    self._note()  # Before it is told, so that what was told is safe.
                 for job in sorted((running[task] for task in done), key=lambda job: job.index):
-                    yield self._finished(job)
-                if waiting and done:
-                    self._rules.note(self.results)
+                    yield ToolFinished(job.call, self._result(job.index), job.seconds)
         finally:
             await _cancel([task for task in running if not task.done()])
 
-    async def _wait(self, waiting: set[asyncio.Task[None]], may_tell: bool) -> set[asyncio.Task[None]]:
-        """The tasks that are done, once there are any or there is news."""
-        if not may_tell:
-            return (await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))[0]
-        self._wake = asyncio.get_running_loop().create_future()
-        if self._news:
-            self._wake.set_result(None)
-        done, _ = await asyncio.wait({*waiting, self._wake}, return_when=asyncio.FIRST_COMPLETED)
-        return {task for task in done if task in waiting}  # type: ignore[misc]
-
-    def _tell(self, event: ToolStarted | ToolProgress) -> None:
-        self._news.append(event)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+    # What happens to a call: refused, run, asked about here, or left waiting for an answer from outside
 
     def _check(self, index: int, call: ToolCall) -> _Job | str | None:
         """What is to run, or what the model is told instead; None when the call waits for an answer."""
@@ -181,138 +162,166 @@ class Calls:
             return SPENT
         if self._rules.worn_out(tool):
             return WORN_OUT.format(name=call.name, count=tool.retries)
-        if tool.available is not None and not tool.available():
-            return f"{call.name} is not available now."
         try:
-            checked = tool.validate(call.arguments)
+            if tool.available is not None and not tool.available():
+                return f"{call.name} is not available now."
+            return self._approved(_Job(index, call, tool, tool.validate(call.arguments)))
         except InvalidArguments as error:
-            self._count(tool, failed=True)
+            self._rules.count(tool, failed=True)
             return str(error)
-        return self._approved(_Job(index, call, tool, checked))
+        except Exception as error:  # From the tool's own `available` or `approval`; a call nobody judged is not run.
+            return f"Whether {call.name} may run could not be found out: {_told(error)}"
 
     def _approved(self, job: _Job) -> _Job | str | None:
+        approval = self._rules.approval
         if job.call.id in self._answers:
-            denied = self._answers[job.call.id]
+            decision = self._answers[job.call.id] or "allow"
         else:
-            decision = self._rules.approval.decide(job.tool, replace(job.call, arguments=job.checked.arguments))
-            if decision == "ask":
-                if self._rules.approval.ask is None:
-                    return None
-                job.ask = True
-            denied = decision if isinstance(decision, Denied) else None
-        if denied is not None:
-            return denied.told
+            decision = approval.decide(job.tool, replace(job.call, arguments=job.checked.arguments))
+        if isinstance(decision, Denied):
+            return decision.told
+        if decision == "ask" and approval.ask is None:
+            return None
+        job.ask = decision == "ask"
         self.ran += 1
         return job
 
+    def _refuse(self, index: int, told: str) -> ToolFinished:
+        """A call that is never run, with what the model is told of it."""
+        call = self.calls[index]
+        result = self._finish(index, ToolResult(call.id, call.name, told, is_error=True))
+        self._rules.observer.tool_finished(call, result, None)
+        return ToolFinished(call, result, 0.0)
+
+    # One call, in a task of its own
+
     async def _run(self, job: _Job) -> None:
-        seen, error = self._rules.observer, None
+        seen, result = self._rules.observer, job.failed(STOPPED)
         seen.tool_started(job.call, job.tool.spec)
         try:
-            output = await self._asked(job) if job.ask else await self._timed(job)
-            notes = [f"Note: {line}." for line in job.checked.coercions]
-            self._finish(job.index, "\n".join([output.content, *notes]), output.is_error, output.parts)
-        except asyncio.CancelledError as cancelled:
-            error = cancelled
-            self._finish(job.index, STOPPED, is_error=True)
+            denied = await self._asked(job) if job.ask else None
+            result = await self._timed(job) if denied is None else job.failed(denied.told)
+        except (Exception, SystemExit) as error:
+            job.error, result = error, job.failed(_told(error))
+        except asyncio.CancelledError as error:
+            job.error = error
             raise
-        except (Exception, SystemExit) as raised:
-            error = raised
-            told = str(raised) if isinstance(raised, ToolError) else f"{type(raised).__name__}: {raised}"
-            self._finish(job.index, told, is_error=True)
         finally:
-            result = self.results[job.index]
-            assert result is not None
-            self._count(job.tool, failed=result.is_error)
-            seen.tool_finished(job.call, result, error)
+            seen.tool_finished(job.call, self._finish(job.index, result), job.error)
 
-    async def _asked(self, job: _Job) -> ToolResult:
+    async def _asked(self, job: _Job) -> Denied | None:
         async with self._asking:
             denied = await self._rules.approval.answer(ApprovalRequest(job.call, job.tool))
-        if denied is not None:
-            return ToolResult(job.call.id, job.call.name, denied.told, is_error=True)
-        self._tell(ToolStarted(job.call))
-        return await self._timed(job)
+        if denied is None:
+            self._tell(ToolStarted(job.call))
+        else:
+            self.ran -= 1
+        return denied
 
     async def _timed(self, job: _Job) -> ToolResult:
         started = time.perf_counter()
         try:
-            return await (self._work(job) if job.tool.timeout is None else self._bounded(job, job.tool.timeout))
+            result = await self._work(job)
         finally:
             job.seconds = time.perf_counter() - started
-
-    async def _bounded(self, job: _Job, seconds: float) -> ToolResult:
-        bound = asyncio.timeout(seconds)
-        try:
-            async with bound:
-                return await self._work(job)
-        except TimeoutError:
-            if bound.expired():
-                raise ToolError(f"{job.call.name} did not finish within {seconds:g} seconds.") from None
-            raise
-
-    async def _work(self, job: _Job) -> ToolResult:
-        """Run the tool between the hooks."""
-        hooks, context = self._rules.hooks, self._context(job)
-        output: ToolOutput | None = None
-        if hooks.before_call is not None and context is not None:
-            given = await settled(hooks.before_call(context, job.call))
-            if isinstance(given, ToolCall):
-                job.tool = self._tool(given)
-                job.checked = job.tool.validate(given.arguments)
-            elif given is not None:
-                output = given
-        if output is None:
-            output = await job.tool.run(job.checked, context)
-        result = ToolResult(job.call.id, job.call.name, output.content, parts=output.parts)
-        if hooks.after_call is not None and context is not None:
-            result = await settled(hooks.after_call(context, job.call, result)) or result
+        self._rules.count(job.tool, failed=result.is_error)
         return result
 
-    def _tool(self, call: ToolCall) -> Tool:
-        tool = self._tools.get(call.name)
+    async def _work(self, job: _Job) -> ToolResult:
+        """Run the tool between the hooks; what it raises is a result too."""
+        context = self._context(job)
+        try:
+            result = job.returned(await self._output(job, context))
+        except (Exception, SystemExit) as error:
+            job.error, result = error, job.failed(_told(error))
+        return result if context is None else await self._rules.hooks.after(context, job.call, result)
+
+    async def _output(self, job: _Job, context: Context[Any] | None) -> ToolOutput:
+        if context is not None:
+            given = await self._rules.hooks.before(context, job.call)
+            if isinstance(given, ToolOutput):
+                return given
+            if given is not None:
+                job.tool = self._named(given.name)
+                job.checked = job.tool.validate(given.arguments)
+                context = replace(context, call=given)
+        bound = asyncio.timeout(job.tool.timeout)
+        try:
+            async with bound:
+                return await job.tool.run(job.checked, context)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise ToolError(f"{job.tool.name} did not finish within {job.tool.timeout:g} seconds.") from None
+
+    def _named(self, name: str) -> Tool:
+        tool = self._tools.get(name)
         if tool is None:
-            raise ToolError(self._tools.unknown(call.name))
+            raise ToolError(self._tools.unknown(name))
         return tool
 
+    # What is known and told
+
     def _context(self, job: _Job) -> Context[Any] | None:
-        if not (job.tool.takes_context or self._rules.hooks.any):
-            return None
-        loop, thread = asyncio.get_running_loop(), threading.get_ident()
-
         def progress(message: str, fraction: float | None) -> None:
-            event = ToolProgress(job.call, message, fraction)
-            if threading.get_ident() == thread:
-                self._tell(event)
-            else:
-                with suppress(RuntimeError):  # A thread that outlived its run and its loop.
-                    loop.call_soon_threadsafe(self._tell, event)
+            if self.results[job.index] is None:
+                self._tell(ToolProgress(job.call, message, fraction))
 
-        return self._rules.context(job.call, progress)
+        return self._rules.context(job.call, from_any_thread(progress)) if self._may_tell(job) else None
 
-    def _count(self, tool: Tool, *, failed: bool) -> None:
-        if tool.retries is not None:
-            self._rules.failures[tool.name] = self._rules.failures.get(tool.name, 0) + 1 if failed else 0
+    def _may_tell(self, job: _Job) -> bool:
+        return job.ask or job.tool.takes_context or self._rules.hooks.any
 
-    def _finish(self, index: int, content: str, is_error: bool, parts: tuple[Part, ...] = ()) -> None:
+    def _tell(self, event: ToolStarted | ToolProgress) -> None:
+        self._news.append(event)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _wait(self, tasks: set[asyncio.Task[None]], may_tell: bool) -> set[asyncio.Task[None]]:
+        """The tasks that are done, once there are any or there is news."""
+        if not may_tell:
+            return (await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))[0]
+        self._wake = asyncio.get_running_loop().create_future()
+        if self._news:
+            self._wake.set_result(None)
+        await asyncio.wait({*tasks, self._wake}, return_when=asyncio.FIRST_COMPLETED)
+        return {task for task in tasks if task.done()}
+
+    def _finish(self, index: int, result: ToolResult) -> ToolResult:
         call = self.calls[index]
-        self.results[index] = self._rules.spill.fit(ToolResult(call.id, call.name, content, is_error, parts))
+        kept = self._rules.spill.fit(replace(result, call_id=call.id, name=call.name))
+        self.results[index] = kept
+        return kept
 
-    def _finished(self, job: _Job) -> ToolFinished:
-        result = self.results[job.index]
-        assert result is not None
-        return ToolFinished(job.call, result, job.seconds)
-
-    def _told(self, index: int, seconds: float) -> ToolFinished:
-        """A call that is never run, with what the model is told of it."""
+    def _result(self, index: int) -> ToolResult:
         result = self.results[index]
         assert result is not None
-        self._rules.observer.tool_finished(self.calls[index], result, None)
-        return ToolFinished(self.calls[index], result, seconds)
+        return result
+
+    def _note(self) -> None:
+        self._rules.note(self.results, [call.id for call in self.waiting])
 
 
-def _may_tell(job: _Job) -> bool:
-    return job.ask or job.tool.takes_context
+def from_any_thread(function: Callable[P, None]) -> Callable[P, None]:
+    """`function`, run in the event loop of this moment whichever thread calls it, in the order of the calls."""
+    loop, thread = asyncio.get_running_loop(), threading.get_ident()
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        if threading.get_ident() == thread:
+            function(*args, **kwargs)
+            return
+        with suppress(RuntimeError):  # A thread that outlived its run and its loop.
+            loop.call_soon_threadsafe(functools.partial(function, *args, **kwargs))
+
+    return call
+
+
+def _told(error: BaseException) -> str:
+    """What the model is told of an error; a `ToolError` in its own words alone."""
+    try:
+        return str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

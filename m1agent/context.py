@@ -25,21 +25,27 @@ class Context(Generic[Deps]):
             '''Orders of a customer.'''
             return context.deps.orders(customer)
 
-    `deps` is what the run was started with (`Agent.run(..., deps=...)`), `call` the call being answered, `messages` the
-    conversation up to it, `model` the agent's model.
+    `deps` is what the run was started with (`Agent.run(..., deps=...)`), `call` the call being answered, `model` the
+    agent's model. The other fields are what the methods reach the run by.
     """
 
     deps: Deps
     call: ToolCall
-    messages: tuple[Message, ...] = ()
     model: Model | None = None
     on_progress: Callable[[str, float | None], None] = field(default=lambda message, fraction: None, repr=False)
     on_usage: Callable[[Usage], None] = field(default=lambda usage: None, repr=False)
+    on_messages: Callable[[], tuple[Message, ...]] = field(default=lambda: (), repr=False)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation up to the call; copied at each asking."""
+        return self.on_messages()
 
     def progress(self, message: str = "", fraction: float | None = None) -> None:
         """Tell how far the work is: a `ToolProgress` event. `fraction` runs from 0 to 1. Any thread may call it."""
         self.on_progress(message, fraction)
 
     def charge(self, usage: Usage) -> None:
-        """Count tokens that were spent on behalf of this call, such as those of another agent."""
+        """Count tokens that were spent on behalf of this call, such as those of another agent. Any thread may call
+        it."""
         self.on_usage(usage)

@@ -10,6 +10,7 @@ from m1agent.errors import ConversationInUse, TranscriptError
 from m1agent.events import ModelEvent, ReplyFinished
 from m1agent.messages import AssistantMessage, Message, Setup, ToolCall, ToolMessage, ToolResult
 from m1agent.models.base import Model, Settings, Thread
+from m1agent.problems import shown
 from m1agent.prompt.envelope import Envelope
 
 
@@ -41,6 +42,9 @@ class Conversation:
 
     The history is valid after every run, however it ended: each call has a result. One run at a time may use it;
     `fork` gives a second conversation with the same past.
+
+    `rebuilds` counts how often the history had to be read anew. `tokens` is the length of the last prompt and its
+    reply, 0 before the first; `shortest` is the same after the last compaction, or None until the first reply there.
     """
 
     def __init__(self, messages: Iterable[Message] = (), *, journal: Journal | None = None) -> None:
@@ -55,17 +59,24 @@ class Conversation:
         self._waiting: tuple[str, ...] = ()
         self._marks: dict[int, object] = {}
         self.rebuilds = 0
+        self.tokens = 0
+        self.shortest: int | None = 0
 
     @property
     def messages(self) -> tuple[Message, ...]:
+        """Everything said so far; a copy, made at each asking."""
         return tuple(self._messages)
 
     @property
     def waiting(self) -> tuple[ToolCall, ...]:
         """Calls of the last reply that wait for a human's answer."""
+        return tuple(call for call in self.last_calls if call.id in self._waiting)
+
+    @property
+    def last_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of the last message, none of which is answered yet."""
         last = self._messages[-1] if self._messages else None
-        calls = last.calls if isinstance(last, AssistantMessage) else ()
-        return tuple(call for call in calls if call.id in self._waiting)
+        return last.calls if isinstance(last, AssistantMessage) else ()
 
     @property
     def noted(self) -> tuple[ToolResult | None, ...]:
@@ -103,11 +114,14 @@ class Conversation:
         """
         from m1agent.transcript import from_json, results_from_json
 
+        given: Any = values
+        if not isinstance(given, Mapping):
+            raise TranscriptError(f"a conversation is an object as Conversation.to_json makes it, not {shown(given)}")
         if values.get("format") != FORMAT:
-            raise TranscriptError(f"format: expected {FORMAT}, got {values.get('format')!r}")
+            raise TranscriptError(f"format: expected {FORMAT}, got {shown(values.get('format'))}")
         made = cls(from_json(cast("Any", values.get("messages"))))
         made._noted = results_from_json(values.get("noted", []))
-        made._waiting = tuple(values.get("waiting", ()))
+        made._waiting = _waiting(values.get("waiting", []), made)
         return made
 
     @contextmanager
@@ -152,6 +166,7 @@ class Conversation:
         """A second conversation with the same past; the model's state is shared, not computed again."""
         twin = Conversation(self._messages)
         twin._noted, twin._waiting, twin._marks = self._noted, self._waiting, dict(self._marks)
+        twin.tokens, twin.shortest = self.tokens, self.shortest
         twin._model, twin._setup, twin._held = self._model, self._setup, self._held
         twin._thread = self._thread.fork() if self._thread else None
         return twin
@@ -177,20 +192,30 @@ class Conversation:
         with self.in_use():
             mark = self._marks.get(length)
             if mark is None or self._thread is None or not await self._thread.rewind(mark):
-                await self.replace(kept)
+                await self.restart(kept)
                 return
             self._held = length
             self._become(kept)
 
     async def replace(self, messages: Iterable[Message]) -> None:
-        """Put another history in the place of this one; the model reads it anew with the next reply."""
+        """Put another history in the place of this one; the model reads it anew with the next reply.
+
+        Raises:
+            ConversationInUse: a run is using it.
+        """
+        with self.in_use():
+            await self.restart(messages)
+
+    async def restart(self, messages: Iterable[Message]) -> None:
+        """`replace`, for the run that holds the conversation."""
+        self.rebuilds += self._thread is not None
         await self.detach()
-        self.rebuilds += 1
         self._become(messages)
 
     def _become(self, messages: Iterable[Message]) -> None:
         self._messages = list(messages)
         self._noted, self._waiting = (), ()
+        self.tokens, self.shortest = 0, 0
         self._marks = {length: mark for length, mark in self._marks.items() if length <= len(self._messages)}
         if self._journal is not None:
             self._journal.replaced(self._messages)
@@ -204,6 +229,8 @@ class Conversation:
             async for event in stream:
                 if isinstance(event, ReplyFinished):
                     self.record(event.message)
+                    self.tokens = event.usage.input_tokens + event.usage.output_tokens
+                    self.shortest = self.tokens if self.shortest is None else min(self.shortest, self.tokens)
                 yield event
 
     def record(self, message: AssistantMessage) -> None:
@@ -215,16 +242,15 @@ class Conversation:
 
     def settle(self, results: Sequence[ToolResult | None] = ()) -> None:
         """Answer every call of the last reply: with its result, in order, else that it was not run."""
-        last = self._messages[-1] if self._messages else None
-        if not isinstance(last, AssistantMessage) or not last.calls:
+        if not (calls := self.last_calls):
             return
         noted, self._noted, self._waiting = self._noted, (), ()
-        known = [*results, *noted[len(results) :], *[None] * len(last.calls)]
+        known = [*results, *noted[len(results) :], *[None] * len(calls)]
         self.append(
             ToolMessage(
                 tuple(
                     result or ToolResult(call.id, call.name, NOT_RUN, is_error=True)
-                    for call, result in zip(last.calls, known, strict=False)
+                    for call, result in zip(calls, known, strict=False)
                 )
             )
         )
@@ -236,3 +262,15 @@ class Conversation:
             self._thread = self._model.open(self._setup)
             self._held = 0
         return self._thread
+
+
+def _waiting(given: Any, conversation: Conversation) -> tuple[str, ...]:
+    """Ids that `to_json` wrote down. Raises TranscriptError where they are none of the last reply's calls."""
+    calls, noted = [call.id for call in conversation.last_calls], len(conversation.noted)
+    if noted > len(calls):
+        raise TranscriptError(f"noted: {noted} results, but the last message makes {len(calls)} calls")
+    ids = cast("Sequence[Any]", given) if isinstance(given, list | tuple) else [given]
+    for id in ids:
+        if id not in calls:
+            raise TranscriptError(f"waiting: {shown(id)} is no call of the last message")
+    return tuple(ids)

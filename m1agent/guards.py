@@ -1,4 +1,7 @@
-"""Guards: what may go in, and what may come out."""
+"""Guards: what may go in, and what may come out.
+
+A guard returns None where it has no objection; it may be async. One that raises ends the run with `stop == "error"`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from m1agent.errors import GuardError
 from m1agent.hooks import settled
 from m1agent.messages import Message
+from m1agent.problems import shown
+from m1agent.schema import function_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +35,19 @@ OutputGuard: TypeAlias = Callable[[Any], "Block | Retry | Awaitable[Block | Retr
 
 
 async def judged(guards: Iterable[Callable[[Any], Any]], value: Any) -> Block | Retry | None:
-    """The first objection of a guard, asked in order. Raises TypeError for an answer that is none."""
+    """The first objection of a guard, asked in order.
+
+    Raises:
+        GuardError: a guard raised; nobody knows whether what it looked at may pass.
+        TypeError: a guard returned something that is no verdict.
+    """
     for guard in guards:
-        verdict = await settled(guard(value))
+        try:
+            verdict = await settled(guard(value))
+        except Exception as error:
+            raise GuardError(f"{function_name(guard)} raised {type(error).__name__}: {error}") from error
         if isinstance(verdict, Block | Retry):
             return verdict
         if verdict is not None:
-            raise TypeError(f"a guard returns None, Block('why') or Retry('feedback'), not {verdict!r}")
+            raise TypeError(f"a guard returns None, Block('why') or Retry('feedback'), not {shown(verdict)}")
     return None

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from m1agent.context import Context
 from m1agent.errors import ToolDefinitionError, ToolError
-from m1agent.messages import ToolSpec
+from m1agent.events import ReplyFinished, RunFinished
+from m1agent.messages import ToolSpec, Usage
 from m1agent.schema import canonical_json
 from m1agent.tools import Tool
 from m1agent.validation import ArgumentsSchema
 
 if TYPE_CHECKING:
     from m1agent.agent import Agent
+    from m1agent.result import RunResult
 
 PROMPT = {
     "type": "object",
@@ -34,15 +37,15 @@ class Handoff(Tool):
 
 
 def agent_tool(agent: Agent[Any, Any], name: str | None, description: str) -> Tool:
-    """A tool that asks `agent` and returns its answer. Its tokens count for the run that calls it.
+    """A tool that asks `agent` and returns its answer. It is given the deps of the run that calls it, and its tokens
+    count there as they are used.
 
     Raises:
         ToolDefinitionError: the name cannot be a tool's.
     """
 
     async def ask(context: Context[Any], prompt: str) -> Any:
-        result = await agent.run(prompt, deps=context.deps)
-        context.charge(result.usage)
+        result = await _charged(agent, prompt, context)
         if result.stop != "done":
             why = result.reason or (str(result.error) if result.error else "")
             raise ToolError(f"The agent stopped without an answer: {result.stop}{f' ({why})' if why else ''}.")
@@ -51,8 +54,26 @@ def agent_tool(agent: Agent[Any, Any], name: str | None, description: str) -> To
     return Tool.from_schema(_name(agent, name), description, PROMPT, ask, takes_context=True)
 
 
+async def _charged(agent: Agent[Any, Any], prompt: str, context: Context[Any]) -> RunResult[Any]:
+    charged = Usage()
+    async with aclosing(agent.stream(prompt, deps=context.deps)) as stream:
+        async for event in stream:
+            if isinstance(event, ReplyFinished):
+                context.charge(event.usage)
+                charged += event.usage
+            if isinstance(event, RunFinished):
+                context.charge(event.result.usage - charged)  # Agents of its own, summaries.
+                return event.result
+    raise AssertionError("a run ends with RunFinished")
+
+
 def handoff(agent: Agent[Any, Any], *, name: str | None = None, description: str = "") -> Handoff:
-    """A tool that hands the conversation over to `agent`: its model, instructions and tools go on from here.
+    """A tool that hands the conversation over to `agent`: its model, instructions, tools, approval, hooks, settings,
+    budget and compaction go on from here, under the limits of the run.
+
+    What comes out stays the business of the agent that was asked: the type of the answer and the output guards are
+    its, and so its caller's types hold. Two agents may hand over to each other:
+    `first.tools = Toolset("tools", [*first.tools, handoff(second)])`.
 
     Raises:
         ToolDefinitionError: the name cannot be a tool's.
@@ -60,19 +81,21 @@ def handoff(agent: Agent[Any, Any], *, name: str | None = None, description: str
     title = name or f"transfer_to_{_name(agent, None)}"
     told = description or f"Hand the conversation over to {agent.name}."
 
-    def transfer() -> str:
+    async def transfer(context: Context[Any]) -> str:
+        agent.check_deps(context.deps)
         return canonical_json({"assistant": agent.name})
 
     return Handoff(
         spec=ToolSpec(_name(agent, title), told, NOTHING),
         handler=transfer,
         checker=ArgumentsSchema(NOTHING),
+        takes_context=True,
         agent=cast("Any", agent),
     )
 
 
 def _name(agent: Agent[Any, Any], given: str | None) -> str:
-    name = given or re.sub(r"\W+", "_", agent.name.strip()).strip("_").lower()
+    name = given or re.sub(r"\W+", "_", agent.name.strip(), flags=re.ASCII).strip("_").lower()
     if not NAME.fullmatch(name):
         raise ToolDefinitionError(
             f"'{name}' cannot be a tool's name; give the agent a name of letters, digits, '_' and '-'"

@@ -12,7 +12,7 @@ class Limits:
     `steps` counts replies of the model. `tokens` counts tokens computed in this run, read and written; tokens a session
     still held are free; `input_tokens` and `output_tokens` count the two apart. `seconds` is wall time. `tool_calls`
     counts calls run: past it the model is told to answer. `reply_tokens` bounds one reply, `thinking` the thinking in
-    all of a run's replies: past it the model's thinking is closed and it goes on to answer.
+    all of a run's replies: past it the model's thinking is closed and it goes on to answer; 0 allows none.
 
     `a & b` is the tighter of both, bound by bound. Raises ValueError naming the field when a bound isn't positive.
     """
@@ -39,5 +39,7 @@ class Limits:
             kinds = (int, float) if field.name == "seconds" else (int,)
             if isinstance(value, bool) or not isinstance(value, kinds):
                 raise ValueError(f"Limits.{field.name} must be a number or None, not {value!r}")
+            if field.name == "thinking" and value == 0:
+                continue
             if not value > 0:
                 raise ValueError(f"Limits.{field.name} must be above 0, not {value!r}; None means no limit")

@@ -124,6 +124,15 @@ class Usage:
             self.thinking_tokens + other.thinking_tokens,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.reused_tokens - other.reused_tokens,
+            self.forced_tokens - other.forced_tokens,
+            self.thinking_tokens - other.thinking_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from m1agent.limits import Limits
 from m1agent.messages import Usage
 from m1agent.models.base import Settings
+from m1agent.repeats import Repeats
+from m1agent.result import CallRecord
 
 
 @dataclass(slots=True)
@@ -56,3 +59,27 @@ class Meter:
         left = [] if limits.tokens is None else [limits.tokens - self._read - written]
         left += [] if limits.output_tokens is None else [limits.output_tokens - written]
         return max(0, min(left)) if left else None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What counts for all of a run, whichever agents take part in it."""
+
+    limits: Limits
+    meter: Meter = field(init=False)
+    repeats: Repeats = field(default_factory=Repeats)
+    records: list[CallRecord] = field(default_factory=list[CallRecord])
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.limits)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.perf_counter() - self.started
+
+    @property
+    def seconds_left(self) -> float:
+        """Wall time that is left; infinite without a limit."""
+        return float("inf") if self.limits.seconds is None else self.limits.seconds - self.seconds

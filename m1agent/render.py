@@ -31,7 +31,7 @@ def render_result(value: Any) -> ToolOutput:
             return ToolOutput(note(value), (value,))
         case bytes() | bytearray():
             return render_result(FilePart(bytes(value)))
-        case list() | tuple() if any(isinstance(item, Part) for item in cast("list[Any]", value)):
+        case list() | tuple() if any(isinstance(item, Part | bytes) for item in cast("list[Any]", value)):
             outputs = [render_result(item) for item in cast("list[Any]", value)]
             return ToolOutput("\n".join(one.content for one in outputs), tuple(p for one in outputs for p in one.parts))
         case _:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -79,6 +80,12 @@ class Tool:
     retries: int | None = None
     available: Callable[[], bool] | None = None
 
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise ToolDefinitionError(f"{self.name}: timeout must be above 0 seconds, not {self.timeout!r}")
+        if self.retries is not None and self.retries < 1:
+            raise ToolDefinitionError(f"{self.name}: retries must be at least 1, not {self.retries!r}")
+
     @classmethod
     def from_schema(
         cls,
@@ -91,6 +98,8 @@ class Tool:
         hints: Hints | None = None,
         approval: Needs | None = None,
         timeout: float | None = None,
+        retries: int | None = None,
+        available: Callable[[], bool] | None = None,
     ) -> Tool:
         """A tool whose arguments are described by a JSON Schema; `handler` gets them as keyword arguments.
 
@@ -98,7 +107,7 @@ class Tool:
         `takes_context` the handler's first argument is a `Context`.
 
         Raises:
-            ToolDefinitionError: no usable schema.
+            ToolDefinitionError: no usable schema, or `timeout` or `retries` is out of range.
         """
         try:
             checker = ArgumentsSchema(parameters)
@@ -112,6 +121,8 @@ class Tool:
             hints=hints or Hints(),
             approval=approval,
             timeout=timeout,
+            retries=retries,
+            available=available,
         )
 
     @property
@@ -148,7 +159,7 @@ class Tool:
         What the handler raises passes through. Cancelling does not wait for a sync handler.
         """
         about = (context or Context(None, ToolCall("", self.name, validated.arguments)),) if self.takes_context else ()
-        if _is_async(self.handler):
+        if is_async(self.handler):
             return render_result(await self.handler(*about, **validated.kwargs))
         work = functools.partial(self.handler, *about, **validated.kwargs)
         result = await in_thread(work)
@@ -162,14 +173,25 @@ class Tool:
         """
         return (await self.run(self.validate(arguments), context)).content
 
-    def renamed(self, name: str) -> Tool:
+    def renamed(self, name: str) -> Self:
         """The same tool under another name."""
         return self.changed(spec=replace(self.spec, name=name))
 
-    def changed(self, **changes: Any) -> Tool:
-        """The same tool with other fields, such as `approval=True` or `timeout=5.0`."""
-        fields = {name: getattr(self, name) for name in Tool.__dataclass_fields__}
-        return Tool(**(fields | changes))
+    def changed(self, **changes: Any) -> Self:
+        """The same tool with other fields, such as `approval=True` or `timeout=5.0`.
+
+        Raises:
+            TypeError: a tool has no such field.
+            ToolDefinitionError: `timeout` or `retries` is out of range.
+        """
+        known = self.__dataclass_fields__
+        twin = copy.copy(self)
+        for name, value in changes.items():
+            if name not in known:
+                raise TypeError(f"a tool has no field '{name}'.{close_match(name, known)} Fields: {', '.join(known)}.")
+            object.__setattr__(twin, name, value)
+        twin.__post_init__()
+        return twin
 
 
 class FunctionTool(Tool, Generic[P, R]):
@@ -181,7 +203,6 @@ class FunctionTool(Tool, Generic[P, R]):
         spec = ToolSpec(function_name(function) if name is None else name, told, parameters.schema)
         checker = ArgumentsSchema(parameters.schema, closed=True)
         super().__init__(spec, function, checker, parameters, parameters.takes_context, **fields)
-        _check_bounds(self)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -250,13 +271,6 @@ def tool(
         available=available,
     )
     return make if function is None else make(function)
-
-
-def _check_bounds(made: Tool) -> None:
-    if made.timeout is not None and not made.timeout > 0:
-        raise ToolDefinitionError(f"{made.name}: timeout must be above 0 seconds, not {made.timeout!r}")
-    if made.retries is not None and made.retries < 1:
-        raise ToolDefinitionError(f"{made.name}: retries must be at least 1, not {made.retries!r}")
 
 
 class Toolset:
@@ -390,7 +404,8 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives an awaitable at once, so that it needs no thread."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 

@@ -247,8 +247,8 @@ class LocalThread:
         whole, context = session.length + len(self._new), self._model.engine.config.max_position_embeddings
         if whole >= context:
             raise ModelError(
-                f"the conversation has {whole} tokens, and the context of '{self._model.name}' holds {context}; shorten "
-                "it with Agent(compaction=...), a smaller ResultBudget, or conversation.rewind(...)"
+                f"the conversation has {whole} tokens, and the context of '{self._model.name}' holds {context}; "
+                "shorten it with Agent(compaction=...), a smaller ResultBudget, or conversation.rewind(...)"
             )
 
 

@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 import anyio.lowlevel
 
 from m1agent.errors import ModelError
-from m1agent.events import CallReady, ModelEvent, ReplyFinished, TextDelta, ThinkingDelta
-from m1agent.messages import AssistantMessage, Message, Setup, ToolCall, Usage
+from m1agent.events import ModelEvent, ReplyFinished
+from m1agent.messages import AssistantMessage, Message, Setup, Usage
 from m1agent.models.base import Settings
 from m1agent.models.turns import CLOSE, opening, question
+from m1agent.partial import PartialReply
 from m1agent.prompt.envelope import Envelope
 from m1agent.prompt.reply import ReplyParser
 from m1agent.prompt.template import BEGIN, BEGIN_DOCUMENT, END, Piece, reply_text
@@ -146,7 +147,10 @@ class ScriptedThread:
                 self._ids += reply_text(event.message).encode()
             yield event
         if not seen or not isinstance(seen[-1], ReplyFinished):
-            message = _message(seen)
+            partial = PartialReply()
+            for event in seen:
+                partial.add(event)
+            message = partial.message()
             self._ids += reply_text(message).encode()
             yield ReplyFinished(message, Usage())
 
@@ -156,13 +160,12 @@ class ScriptedThread:
         self._calls += len(message.calls)
         self._messages.append(message)
 
-    def mark(self) -> tuple[int, int, int]:
-        return len(self._messages), len(self._ids), self._calls
+    def mark(self) -> tuple[int, int, int, bool]:
+        return len(self._messages), len(self._ids), self._calls, self._cut
 
     async def rewind(self, mark: Any) -> bool:
-        messages, ids, self._calls = mark
+        messages, ids, self._calls, self._cut = mark
         del self._messages[messages:], self._ids[ids:]
-        self._cut = False
         return True
 
     def fork(self) -> ScriptedThread:
@@ -180,18 +183,3 @@ def _tokens(pieces: Iterable[Piece]) -> list[int]:
     for piece in pieces:
         ids += [SPECIAL[piece.text]] if piece.special else piece.text.encode()
     return ids
-
-
-def _message(events: Sequence[ModelEvent]) -> AssistantMessage:
-    thinking, text, calls = "", "", list[ToolCall]()
-    for event in events:
-        match event:
-            case ThinkingDelta(part):
-                thinking += part
-            case TextDelta(part):
-                text += part
-            case CallReady(_, call):
-                calls.append(call)
-            case _:
-                pass
-    return AssistantMessage(text, thinking, tuple(calls))

@@ -52,7 +52,7 @@ class ReplyParser:
     @property
     def thinking(self) -> bool:
         """Whether the reply is inside its thinking block."""
-        return self._state == self._think
+        return self._state in (self._think_head, self._think)
 
     def feed(self, text: str) -> list[ModelEvent]:
         """What the next characters of the reply bring."""
