@@ -99,7 +99,8 @@ async def login(
         async def show(url: str) -> None:
             log.warning("MCP server '%s' asks for a login; open %s", config.name, url)
             loopback.expect()
-            await in_thread(functools.partial(open_url, url))
+            with clock.paused():
+                await in_thread(functools.partial(open_url, url))
 
         async def answer() -> AuthorizationCodeResult:
             with clock.paused():
