@@ -22,7 +22,7 @@ from m1agent.errors import ModelError
 from m1agent.events import ModelEvent, ReplyFinished
 from m1agent.messages import Message, Setup, Usage
 from m1agent.models.base import Settings
-from m1agent.models.turns import CLOSE, NEWLINE, opening, question
+from m1agent.models.turns import CLOSE, NEWLINE, last_call, opening, question
 from m1agent.prompt.envelope import CALLS_CLOSE, CALLS_OPEN, THINK_CLOSE, THINK_OPEN, Envelope, Named
 from m1agent.prompt.reply import ReplyParser
 from m1agent.prompt.template import Piece
@@ -96,7 +96,7 @@ class LocalModel:
         return tokenizer
 
     def open(self, setup: Setup, history: Sequence[Message] = ()) -> LocalThread:
-        return LocalThread(self, opening(setup, history))
+        return LocalThread(self, opening(setup, history), calls=last_call(history))
 
     def encode(self, pieces: Iterable[Piece]) -> list[int]:
         """Token ids of a prompt: special pieces by their id, everything else as plain text."""
@@ -159,13 +159,15 @@ class LocalModel:
 class LocalThread:
     """One conversation with a `LocalModel`: a runtime session, and what it has still to read."""
 
-    def __init__(self, model: LocalModel, unread: Sequence[Piece], session: Session | None = None) -> None:
+    def __init__(
+        self, model: LocalModel, unread: Sequence[Piece], session: Session | None = None, *, calls: int = 0
+    ) -> None:
         self._model = model
         self._session = session
         self._unread = list(unread)
         self._new: list[int] = []
         self._asked = False
-        self._calls = 0
+        self._calls = calls
         self._closed = False
 
     @property
@@ -179,6 +181,7 @@ class LocalThread:
         if self._closed:
             raise ModelError("the thread is closed")
         self._unread += [*self._closing(), *question(new)]
+        self._calls = max(self._calls, last_call(new))
         self._asked = True
         while not await _in_thread(self._read):
             pass

@@ -19,7 +19,7 @@ from m1agent.errors import ModelError
 from m1agent.events import ModelEvent, ReplyFinished
 from m1agent.messages import AssistantMessage, Message, Setup, Usage
 from m1agent.models.base import Settings
-from m1agent.models.turns import CLOSE, opening, question
+from m1agent.models.turns import CLOSE, last_call, opening, question
 from m1agent.partial import PartialReply
 from m1agent.prompt.envelope import Envelope
 from m1agent.prompt.reply import ReplyParser
@@ -94,7 +94,7 @@ class ScriptedThread:
         self._model = model
         self._messages = list(history)
         self._ids = list(ids)
-        self._calls = 0
+        self._calls = last_call(history)
         self._cut = False
         self._closed = False
         model.open_threads += 1
@@ -109,6 +109,7 @@ class ScriptedThread:
         known = len(self._ids)
         self._ids += _tokens([*(CLOSE if self._cut else ()), *question(new)])
         self._messages += new
+        self._calls = max(self._calls, last_call(new))
         self._cut = True
         asked = len(self._ids)
         reply = self._model.next_reply(Request(tuple(self._messages), envelope, settings))
