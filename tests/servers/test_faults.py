@@ -127,6 +127,7 @@ def test_a_hung_tool_is_ended_by_its_deadline_and_its_siblings_are_kept(pipe: Pa
     asyncio.run(go())
 
 
+@pytest.mark.slow
 def test_a_frozen_server_is_left_in_time_and_ended(pipe: Path) -> None:
     @tool
     def freeze() -> str:
@@ -210,6 +211,7 @@ def test_an_agent_killed_at_a_random_step_leaves_a_valid_conversation(tmp_path: 
     go_on(store)
 
 
+@pytest.mark.slow
 def test_no_official_server_outlives_a_killed_agent(
     tmp_path: Path,
     node_server: Callable[..., StdioServer],

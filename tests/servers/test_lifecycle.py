@@ -19,7 +19,10 @@ from m1agent.mcp.hub import McpHub
 PROGRAM = Path(__file__).parent / "programs" / "small.py"
 CYCLES = 200
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts what Linux shows in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts what Linux shows in /proc"),
+]
 
 
 @dataclass(frozen=True, slots=True)
