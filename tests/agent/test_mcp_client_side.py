@@ -333,6 +333,26 @@ def test_changed_tools_are_listed_again_and_keep_their_order(config: Callable[..
     with_hub(use, config())
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tools_of_a_server_that_was_connected_again(legacy: bool) -> None:
+    async def use(hub: McpHub, tools: dict[str, Tool]) -> None:
+        before = {tool.name for tool in hub.tools}
+        await tools["change"].call({})
+        while not hub.changed:  # noqa: ASYNC110 (a notification comes by itself)
+            await asyncio.sleep(0)
+        assert await hub.refresh()
+        with pytest.raises(ToolError, match="was lost during this call and is connected again"):
+            await tools["die"].call({})
+        assert hub.changed and await hub.refresh() and not hub.changed
+        assert {tool.name for tool in hub.tools} == before
+        assert (hub.status[0].added, hub.status[0].gone) == ((), ())
+        assert "still here" in await tools["doomed"].call({})
+
+    config = stdio()
+    eras.remember(config, legacy=legacy)
+    with_hub(use, config)
+
+
 def test_an_entered_agent_sees_changed_tools_in_its_next_run() -> None:
     async def go() -> None:
         change = AssistantMessage(calls=(ToolCall("x", "full__change", {}),))

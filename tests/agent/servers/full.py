@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -167,6 +168,11 @@ async def change(ctx: Context[Any, Any]) -> str:
     await ctx.notify_tools_changed()
     await ctx.session.send_tool_list_changed()
     return "changed"
+
+
+@mcp.tool()
+def die() -> str:
+    os._exit(3)
 
 
 @mcp.resource("notes://today", description="What is up\ntoday.", mime_type="text/plain")
