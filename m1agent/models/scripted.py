@@ -96,6 +96,7 @@ class ScriptedThread:
         self._ids = list(ids)
         self._calls = last_call(history)
         self._cut = False
+        self._begun = False
         self._closed = False
         model.open_threads += 1
 
@@ -106,7 +107,7 @@ class ScriptedThread:
     async def respond(
         self, new: Sequence[Message], envelope: Envelope, settings: Settings
     ) -> AsyncGenerator[ModelEvent]:
-        known = len(self._ids)
+        known, self._begun = len(self._ids) if self._begun else 0, True
         self._ids += _tokens([*(CLOSE if self._cut else ()), *question(new)])
         self._messages += new
         self._calls = max(self._calls, last_call(new))
@@ -171,7 +172,7 @@ class ScriptedThread:
 
     def fork(self) -> ScriptedThread:
         twin = ScriptedThread(self._model, self._messages, self._ids)
-        twin._calls, twin._cut = self._calls, self._cut
+        twin._calls, twin._cut, twin._begun = self._calls, self._cut, self._begun
         return twin
 
     async def aclose(self) -> None:

@@ -15,6 +15,7 @@ import tokenizers
 from jsonschema import Draft202012Validator
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from m1runtime.engine import BUNDLED
 from m1runtime.errors import SchemaError
 from m1runtime.grammar import BudgetError, Constraint, Grammar, ToolGrammar
 from m1runtime.tokenizer import Tokenizer
@@ -247,13 +248,20 @@ def test_required_begins_with_a_thought_or_the_calls_and_masks_eos_until_done() 
     known = tokenizer()
     grammar = Grammar.tool_calls([ToolGrammar("ping", PING)], mode="required")
     starts = {known.token_bytes[i] for i in ids_of(grammar.start(known, max_new_tokens=100).mask(), known.vocab_size)}
-    assert b"<" in starts
+    assert b"<" in starts and {s for s in known.token_bytes if s.startswith(b"<think>")} <= starts
     assert all(b"<think>".startswith(s) or s.startswith(b"<think>") or b"<tool_calls>\n".startswith(s) for s in starts)
     call = '<tool_calls>\n{"name": "ping", "arguments": {}}\n</tool_calls>'
     for text in (call, f"<think>hm</think>{call}", f"<think>\n<tool_calls></think>\n\n{call}"):
         assert accepts(grammar, text), text
     for text in ("ok", f" {call}", f"<think>hm</think> {call}", "<think>hm", "<tool_calls>\n</tool_calls>", call[:-3]):
         assert not accepts(grammar, text), text
+
+
+def test_required_allows_a_thought_whose_tag_is_part_of_a_longer_token() -> None:
+    nano = Tokenizer.from_file(BUNDLED["m1-nano"])
+    (opened,) = nano.encode("<think>\n")
+    constraint = Grammar.tool_calls([ToolGrammar("ping", PING)], mode="required").start(nano, max_new_tokens=100)
+    assert opened in ids_of(constraint.mask(), nano.vocab_size) and constraint.try_accept(opened, 99)
 
 
 def test_number_of_calls() -> None:

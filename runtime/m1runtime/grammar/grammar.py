@@ -138,10 +138,9 @@ class Grammar:
         if not opening:
             return direct
         after = programs.get(calls.after_thinking, json=True).start
-        thinking = programs.get(writer.open_text(opening.decode()), json=False).start
-        if direct is None or after is None or thinking is None:
+        if direct is None or after is None:
             return None
-        return Opening(direct, after, thinking, Scanner(b"", opening, closing, inside=True))
+        return Opening(direct, after, Scanner(b"", opening, closing, inside=True))
 
 
 def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None) -> None:

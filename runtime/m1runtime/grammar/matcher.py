@@ -127,14 +127,12 @@ class Opening:
     `calls` is None once the text can only become a thinking block.
     """
 
-    __slots__ = ("after", "calls", "scanner", "text", "thinking", "vocabulary")
+    __slots__ = ("after", "calls", "scanner", "text", "vocabulary")
     done = False
 
-    def __init__(
-        self, calls: Guided | None, after: Guided, thinking: Guided, scanner: Scanner, text: bytes = b""
-    ) -> None:
+    def __init__(self, calls: Guided | None, after: Guided, scanner: Scanner, text: bytes = b"") -> None:
         self.vocabulary = after.program.vocabulary
-        self.calls, self.after, self.thinking, self.scanner, self.text = calls, after, thinking, scanner, text
+        self.calls, self.after, self.scanner, self.text = calls, after, scanner, text
 
     def _path(self) -> tuple[int, ...]:
         if self.calls is not None:
@@ -152,8 +150,8 @@ class Opening:
         path = self._path()
         if len(path) >= remaining:
             return self.vocabulary.mask_of(path[:1])
-        mask = self.thinking.mask(1 << 30) & ~self.vocabulary.eos_mask
-        return mask if self.calls is None else mask | self.calls.mask(1 << 30)
+        mask = self.vocabulary.beginnings(self.scanner.opening[len(self.text) :])
+        return mask.clone() if self.calls is None else mask | self.calls.mask(1 << 30)
 
     def accept(self, token: int, remaining: int) -> Opening | Thinking | Guided | None:
         """Still undecided, thinking, the calls, or None."""
@@ -166,10 +164,7 @@ class Opening:
         calls = None if self.calls is None else self.calls.accept(token, remaining)
         if not opening.startswith(text) or text == self.text:
             return calls
-        thinking = self.thinking.take((token,), 1 << 30)
-        if thinking is None:
-            return calls
-        after = Opening(calls, self.after, thinking, self.scanner, text)
+        after = Opening(calls, self.after, self.scanner, text)
         return after if after.min_tokens <= remaining else None
 
     def _think(self, written: bytes, remaining: int) -> Thinking | Guided | None:

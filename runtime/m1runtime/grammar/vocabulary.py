@@ -51,6 +51,7 @@ class Vocabulary:
     text_mask: Tensor
     _id_of: dict[bytes, int]
     _covers: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
+    _beginnings: dict[bytes, Tensor] = field(default_factory=dict[bytes, Tensor])
 
     def bytes_of(self, token: int) -> bytes:
         """Bytes of `token`; empty for ids beyond the known tokens."""
@@ -71,6 +72,13 @@ class Vocabulary:
         if plain is None:
             raise SchemaError(f"the vocabulary has no tokens for {text.decode(errors='replace')!r}")
         return (*plain, self.eos)
+
+    def beginnings(self, text: bytes) -> Tensor:
+        """int32 [words] that allows the plain tokens `text` may begin with, those that reach beyond it included."""
+        if text not in self._beginnings:
+            fits = [i for raw, i in self._id_of.items() if raw.startswith(text) or text.startswith(raw)]
+            self._beginnings[text] = self.mask_of(fits)
+        return self._beginnings[text]
 
     def _cover(self, text: bytes) -> tuple[int, ...] | None:
         fewest = _fewest(text, self._id_of)

@@ -62,11 +62,6 @@ def json_value(schema: str) -> str:
     return f"start: %json {schema}\n"
 
 
-def open_text(opening: str) -> str:
-    """Lark text of `opening` and then anything."""
-    return f"start: {literal(opening)} REST\nREST: /(?s:.*)/\n"
-
-
 def regex(pattern: str) -> str:
     """Lark text of a whole-text match of `pattern`."""
     return f"start: /{regex_to_lark(pattern)}/\n"

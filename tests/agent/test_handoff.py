@@ -1,0 +1,323 @@
+"""Agents as tools of other agents, and conversations that are handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from m1agent.agent import Agent
+from m1agent.approval import Approval
+from m1agent.cancel import Cancel
+from m1agent.context import Context
+from m1agent.conversation import Conversation
+from m1agent.errors import ToolDefinitionError
+from m1agent.events import Event, HandedOff, RunFinished, StepStarted
+from m1agent.guards import Block
+from m1agent.handoff import Handoff, handoff
+from m1agent.limits import Limits
+from m1agent.messages import AssistantMessage, ToolCall, ToolMessage, Usage, UserMessage
+from m1agent.models.base import Settings
+from m1agent.models.scripted import ScriptedModel
+from m1agent.observe import RunInfo, Unobserved
+from m1agent.tools import Toolset, tool
+
+
+def call(name: str, id: str = "c", **arguments: Any) -> AssistantMessage:
+    return AssistantMessage(calls=(ToolCall(id, name, arguments),))
+
+
+def both(*names: str) -> AssistantMessage:
+    return AssistantMessage(calls=tuple(ToolCall(f"call_{i}", name, {}) for i, name in enumerate(names, 1)))
+
+
+@tool
+def ping() -> str:
+    """Answer."""
+    return "pong"
+
+
+@tool(approval=True)
+def risky() -> str:
+    """Do something risky."""
+    return "done"
+
+
+# As a tool
+
+
+def test_an_agent_answers_as_a_tool_and_its_tokens_count() -> None:
+    def researcher() -> Agent[None, str]:
+        return Agent(ScriptedModel([call("ping"), "It says pong."]), tools=[ping], name="Researcher")
+
+    alone = researcher().run_sync("What does ping say?")
+    model = ScriptedModel([call("researcher", prompt="What does ping say?"), "Pong."])
+    result = Agent(model, tools=[researcher().as_tool(description="Ask for facts.")]).run_sync("Go.")
+    assert result.output == "Pong." and result.calls[0].result.content == "It says pong."
+    own = Agent(
+        ScriptedModel([call("researcher", prompt="What does ping say?"), "Pong."]),
+        tools=[_as_constant("researcher", "Ask for facts.", "It says pong.")],
+    ).run_sync("Go.")
+    assert result.usage == own.usage + alone.usage
+
+
+def _as_constant(name: str, description: str, answer: str) -> Any:
+    made = Agent(ScriptedModel([]), name=name).as_tool(description=description)
+
+    async def constant(context: Context[Any], prompt: str) -> str:
+        return answer
+
+    return made.changed(handler=constant)
+
+
+def test_tokens_of_agents_of_agents_count_to_the_top() -> None:
+    inner = Agent(ScriptedModel(["deep"]), name="inner")
+    deep = Agent(ScriptedModel(["deep"])).run_sync("?").usage
+    seen: list[Usage] = []
+
+    class Watch(Unobserved):
+        def run_started(self, run: RunInfo) -> Watch:
+            return self
+
+        def run_finished(self, result: Any) -> None:
+            seen.append(result.usage)
+
+    asks = ScriptedModel([call("inner", prompt="?"), "mid"])
+    middle = Agent(asks, tools=[inner.as_tool()], name="middle", observers=[Watch()])
+    top = Agent(ScriptedModel([call("middle", prompt="?"), "top"]), tools=[middle.as_tool()])
+    result = top.run_sync("Go.")
+    assert result.stop == "done" and result.usage.output_tokens > seen[0].output_tokens > deep.output_tokens
+    assert result.usage.input_tokens > seen[0].input_tokens > deep.input_tokens
+
+
+def test_a_typed_answer_is_told_as_json() -> None:
+    class Fact(BaseModel):
+        text: str
+
+    child = Agent(ScriptedModel(['{"text": "x"}']), output=Fact, name="child")
+    result = Agent(ScriptedModel([call("child", prompt="?"), "ok"]), tools=[child.as_tool()]).run_sync("Go.")
+    assert json.loads(result.calls[0].result.content) == {"text": "x"}
+
+
+@pytest.mark.parametrize(
+    ("child", "says"),
+    [
+        (Agent(ScriptedModel([both("ping")] * 9), tools=[ping], limits=Limits(steps=1)), "steps"),
+        (Agent(ScriptedModel([RuntimeError("no power")])), "error (RuntimeError: no power)"),
+        (Agent(ScriptedModel(["x"]), output_guards=[lambda text: Block("not that")]), "blocked (not that)"),
+        (Agent(ScriptedModel([both("risky")]), tools=[risky]), "approval"),
+    ],
+)
+def test_why_an_agent_gave_no_answer_is_told(child: Agent[Any, Any], says: str) -> None:
+    model = ScriptedModel([call("child", prompt="?"), "I see."])
+    result = Agent(model, tools=[child.as_tool("child")]).run_sync("Go.")
+    assert result.calls[0].result.content == f"The agent stopped without an answer: {says}."
+    assert result.calls[0].result.is_error and result.output == "I see."
+
+
+def test_the_child_has_the_deps_of_its_parent() -> None:
+    @tool
+    def look(context: Context[dict[str, str]]) -> str:
+        """Look."""
+        return context.deps["colour"]
+
+    child = Agent(ScriptedModel([both("look"), "It is red."]), tools=[look], name="child", deps_type=dict)
+    parent = Agent(ScriptedModel([call("child", prompt="?"), "Red."]), tools=[child.as_tool()], deps_type=dict)
+    assert parent.run_sync("Go.", deps={"colour": "red"}).calls[0].result.content == "It is red."
+
+
+def test_cancelling_the_parent_ends_the_child_and_its_tokens_count() -> None:
+    cancel, ended = Cancel(), list[str]()
+
+    @tool
+    async def hang() -> str:
+        """Hang."""
+        cancel.cancel()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("hang")
+        return "never"
+
+    child = Agent(ScriptedModel([both("hang")]), tools=[hang], name="child")
+    model = ScriptedModel([call("child", prompt="?")])
+    result = Agent(model, tools=[child.as_tool()]).run_sync("Go.", cancel=cancel)
+    assert result.stop == "cancelled" and ended == ["hang"]
+    alone = Agent(ScriptedModel([call("child", prompt="?")]), tools=[child.as_tool()], limits=Limits(steps=1))
+    assert result.usage.output_tokens > 0 and result.calls[0].result.is_error
+    assert result.usage.output_tokens > alone.run_sync("Go.").usage.output_tokens
+
+
+@pytest.mark.parametrize("name", ["two words", "", "ärger", "x" * 65])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    agent = Agent(ScriptedModel([]), name="!" if not name else "ok")
+    with pytest.raises(ToolDefinitionError, match="cannot be a tool's name; give the agent a name of letters"):
+        agent.as_tool(name)
+    with pytest.raises(ToolDefinitionError, match="cannot be a tool's name"):
+        handoff(agent, name=name)
+
+
+# Handing over
+
+
+def team(first: list[Any], second: list[Any], **options: Any) -> tuple[Agent[Any, Any], ScriptedModel, ScriptedModel]:
+    one, two = ScriptedModel(first, name="one"), ScriptedModel(second, name="two")
+    billing = Agent(
+        two, tools=[ping], instructions="You do billing.", name="Billing", settings=Settings(temperature=0.5)
+    )
+    desk = Agent(one, tools=[handoff(billing)], instructions="You are the desk.", name="Desk", **options)
+    return desk, one, two
+
+
+def events_of(agent: Agent[Any, Any], **options: Any) -> list[Event]:
+    async def collect() -> list[Event]:
+        return [event async for event in agent.stream("My bill?", **options)]
+
+    return asyncio.run(collect())
+
+
+def test_the_conversation_goes_on_with_the_other_agent() -> None:
+    talk = Conversation()
+    desk, one, two = team([call("transfer_to_billing")], [both("ping"), "Paid."])
+    events = events_of(desk, conversation=talk)
+    kinds = [type(event).__name__ for event in events]
+    assert kinds.count("RunFinished") == 1 and isinstance(events[-1], RunFinished)
+    at = kinds.index("HandedOff")
+    assert events[at] == HandedOff("Billing") and kinds[at - 1] == "StepFinished" and kinds[at + 1] == "StepStarted"
+    assert [event.step for event in events if isinstance(event, StepStarted)] == [1, 2, 3]
+    result = events[-1].result
+    assert (result.output, result.steps, len(result.calls)) == ("Paid.", 3, 2)
+    assert result.calls[0].result.content == '{"assistant": "Billing"}'
+    asked = two.requests[0]
+    assert [spec.name for spec in asked.envelope.tools] == ["ping"] and asked.settings.temperature == 0.5
+    assert asked.messages[0] == UserMessage("My bill?") and isinstance(asked.messages[-1], ToolMessage)
+    assert result.messages == talk.messages and len(one.requests) == 1
+    prompt = bytes(token for token in talk.ids or () if token < 256).decode()
+    assert "You do billing." in prompt and "You are the desk." not in prompt
+    assert [record.call.id for record in result.calls] == ["call_1", "call_2"]
+
+
+def test_usage_and_time_are_those_of_both() -> None:
+    desk, _, _ = team([call("transfer_to_billing")], ["Paid."])
+    result = desk.run_sync("My bill?")
+    alone, _, _ = team([call("transfer_to_billing")], [], limits=Limits(steps=1))
+    first = alone.run_sync("My bill?")
+    assert result.usage.output_tokens == first.usage.output_tokens + len("Paid.")
+    assert result.usage.input_tokens > 2 * first.usage.input_tokens and result.seconds > 0
+
+
+@pytest.mark.parametrize("limits", [Limits(steps=1), Limits(output_tokens=1)])
+def test_a_limit_that_is_reached_hands_nothing_over(limits: Limits) -> None:
+    desk, _, two = team([call("transfer_to_billing")], ["Paid."], limits=limits)
+    result = desk.run_sync("My bill?")
+    assert result.stop in ("steps", "tokens") and result.steps == 1 and not two.requests
+    assert isinstance(result.messages[-1], ToolMessage)
+
+
+def ping_pong(limits: Limits) -> Agent[Any, Any]:
+    first = Agent(ScriptedModel([call("transfer_to_second")] * 50), name="first", limits=limits)
+    second = Agent(ScriptedModel([call("transfer_to_first")] * 50), name="second", tools=[handoff(first)])
+    first.tools = Toolset("tools", [*first.tools, handoff(second)])
+    return first
+
+
+def test_handing_back_and_forth_is_bound_by_steps() -> None:
+    result = ping_pong(Limits(steps=5)).run_sync("Go.")
+    assert (result.stop, result.steps) == ("steps", 5)
+
+
+def test_handing_back_and_forth_is_a_loop() -> None:
+    result = ping_pong(Limits(steps=None)).run_sync("Go.")
+    assert result.stop == "loop" and result.steps == 7
+
+
+class Answer(BaseModel):
+    """A sum."""
+
+    value: int
+
+
+def test_the_answer_is_of_the_type_of_the_agent_that_was_asked() -> None:
+    desk, _, two = team([call("transfer_to_billing")], ["about 7", '{"value": 7}'], output=Answer)
+    result = desk.run_sync("How much?")
+    assert result.output == Answer(value=7)
+    prompt = bytes(token for token in result.conversation.ids or () if token < 256).decode()
+    assert '"value"' in prompt and "You do billing." in prompt and len(two.requests) == 2
+
+
+def test_the_output_guards_of_the_agent_that_was_asked_judge_the_answer() -> None:
+    guard = [lambda text: Block("leak") if "secret" in text else None]
+    desk, _, _ = team([call("transfer_to_billing")], ["a secret"], output_guards=guard)
+    assert desk.run_sync("Go.").stop == "blocked"
+
+
+def test_an_open_approval_comes_before_the_handoff() -> None:
+    billing = Agent(ScriptedModel(["Paid."]), name="Billing")
+    model = ScriptedModel([both("transfer_to_billing", "risky")])
+    desk = Agent(model, tools=[handoff(billing), risky])
+    first = desk.run_sync("Go.")
+    assert first.stop == "approval" and [one.name for one in first.pending] == ["risky"]
+    talk = Conversation.from_json(first.conversation.to_json())
+    second = desk.run_sync(None, conversation=talk, approvals={first.pending[0].id: True})
+    assert second.output == "Paid." and second.calls[0].result.content == "done"
+
+
+def test_the_approval_of_the_agent_that_goes_on_counts() -> None:
+    asked: list[str] = []
+
+    def ask(request: Any) -> bool:
+        asked.append(request.call.name)
+        return True
+
+    billing = Agent(ScriptedModel([both("risky"), "ok"]), tools=[risky], name="Billing", approval=Approval(ask=ask))
+    desk = Agent(ScriptedModel([call("transfer_to_billing")]), tools=[handoff(billing)])
+    assert desk.run_sync("Go.").output == "ok" and asked == ["risky"]
+
+
+def test_a_denied_handoff_hands_nothing_over() -> None:
+    billing = Agent(ScriptedModel([]), name="Billing")
+    transfer = handoff(billing).changed(approval=True)
+    model = ScriptedModel([call("transfer_to_billing"), "Then I do it."])
+    desk = Agent(model, tools=[transfer], approval=lambda request: False)
+    assert desk.run_sync("Go.").output == "Then I do it."
+
+
+def test_a_handoff_stays_one_under_another_name() -> None:
+    made = Toolset("team", [handoff(Agent(ScriptedModel(["Paid."]), name="Billing"))]).prefixed("a_")
+    (transfer,) = made
+    assert isinstance(transfer, Handoff) and transfer.name == "a_transfer_to_billing"
+    assert Agent(ScriptedModel([call("a_transfer_to_billing")]), tools=[made]).run_sync("Go.").output == "Paid."
+
+
+def test_deps_that_do_not_fit_the_other_agent_stop_the_handoff() -> None:
+    billing = Agent(ScriptedModel([]), name="Billing", deps_type=int)
+    desk: Agent[Any, str] = Agent(ScriptedModel([call("transfer_to_billing"), "Sorry."]), tools=[handoff(billing)])
+    result = desk.run_sync("Go.", deps="text")
+    assert "deps must be a int, not a str" in result.calls[0].result.content and result.output == "Sorry."
+
+
+def test_those_who_watch_the_agent_that_was_asked_see_the_whole_run() -> None:
+    seen: list[str] = []
+
+    class Watch(Unobserved):
+        def run_started(self, run: RunInfo) -> Watch:
+            seen.append(run.agent)
+            return self
+
+        def run_finished(self, result: Any) -> None:
+            seen.append(result.stop)
+
+    desk, _, _ = team([call("transfer_to_billing")], ["Paid."], observers=[Watch()])
+    desk.run_sync("Go.")
+    assert seen == ["Desk", "done", "Billing", "done"]
+
+
+def test_the_next_run_goes_on_with_the_agent_that_is_asked_then() -> None:
+    talk = Conversation()
+    desk, one, _ = team([call("transfer_to_billing"), "Desk again."], ["Paid."])
+    desk.run_sync("My bill?", conversation=talk)
+    assert desk.run_sync("And now?", conversation=talk).output == "Desk again."
+    assert one.requests[1].messages[-1] == UserMessage("And now?") and len(one.requests[1].messages) == 5
