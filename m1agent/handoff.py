@@ -7,13 +7,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from m1agent.arguments import FunctionArguments
 from m1agent.context import Context
 from m1agent.errors import ToolDefinitionError, ToolError
 from m1agent.events import ReplyFinished, RunFinished
 from m1agent.messages import ToolSpec, Usage
 from m1agent.schema import canonical_json
 from m1agent.tools import Tool
-from m1agent.validation import ArgumentsSchema
 
 if TYPE_CHECKING:
     from m1agent.agent import Agent
@@ -88,7 +88,7 @@ def handoff(agent: Agent[Any, Any], *, name: str | None = None, description: str
     return Handoff(
         spec=ToolSpec(_name(agent, title), told, NOTHING),
         handler=transfer,
-        checker=ArgumentsSchema(NOTHING),
+        checker=FunctionArguments(NOTHING),
         takes_context=True,
         agent=cast("Any", agent),
     )

@@ -6,7 +6,6 @@ with no value longer than `SHOWN` characters.
 
 from __future__ import annotations
 
-import difflib
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,6 +60,8 @@ def dotted(path: Sequence[str | int]) -> str:
 
 def close_match(word: Any, known: Iterable[Any]) -> str:
     """` Did you mean "x"?` for the nearest known word, or nothing."""
+    import difflib
+
     texts = {str(item).lower(): item for item in known}
     near = difflib.get_close_matches(str(word).lower()[:LISTED], list(texts), n=1)
     return f" Did you mean {shown(texts[near[0]])}?" if near else ""

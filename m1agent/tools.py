@@ -7,11 +7,11 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from pydantic import ValidationError
 
+from m1agent.arguments import Checker, FunctionArguments
 from m1agent.context import Context
 from m1agent.errors import InvalidArguments, SchemaError, ToolDefinitionError, ToolsetNotFound
 from m1agent.messages import JsonSchema, ToolCall, ToolOutput, ToolSpec
@@ -19,9 +19,10 @@ from m1agent.problems import cap, close_match, dotted, shown
 from m1agent.render import render_result
 from m1agent.schema import FunctionParameters, function_name, function_parameters
 from m1agent.threads import in_thread
-from m1agent.validation import ArgumentsSchema
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from mcp.server import Server
 
 ENTRY_POINTS = "m1agent.tools"
@@ -71,7 +72,7 @@ class Tool:
 
     spec: ToolSpec
     handler: Callable[..., Any]
-    checker: ArgumentsSchema
+    checker: Checker
     parameters: FunctionParameters | None = None
     takes_context: bool = False
     hints: Hints = Hints()
@@ -109,6 +110,8 @@ class Tool:
         Raises:
             ToolDefinitionError: no usable schema, or `timeout` or `retries` is out of range.
         """
+        from m1agent.validation import ArgumentsSchema
+
         try:
             checker = ArgumentsSchema(parameters)
         except SchemaError as error:
@@ -201,7 +204,7 @@ class FunctionTool(Tool, Generic[P, R]):
         parameters = function_parameters(function)
         told = parameters.description if description is None else description
         spec = ToolSpec(function_name(function) if name is None else name, told, parameters.schema)
-        checker = ArgumentsSchema(parameters.schema, closed=True)
+        checker = FunctionArguments(parameters.schema)
         super().__init__(spec, function, checker, parameters, parameters.takes_context, **fields)
         functools.update_wrapper(self, function)
 
@@ -401,6 +404,8 @@ def load_toolset(name: str) -> Toolset:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
