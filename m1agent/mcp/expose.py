@@ -130,6 +130,8 @@ class _Exposed:
         return CallToolResult(content=_blocks(output), structured_content=structured)
 
     async def _run(self, found: Tool, call: ToolCall, tell: Callable[[str, float | None], None]) -> ToolOutput:
+        if found.available is not None and not found.available():
+            raise ToolError(f"{found.name} is not available now.")
         checked = found.validate(call.arguments)
         if denied := await self._denied(found, replace(call, arguments=checked.arguments)):
             raise ToolError(denied.told)

@@ -500,6 +500,23 @@ def test_dependencies_reach_tools_and_runs() -> None:
     assert asyncio.run(go()) == ["Ada", "Ada"]
 
 
+def test_a_tool_that_is_not_available_says_so() -> None:
+    open_now: list[bool] = []
+
+    @tool(available=lambda: bool(open_now))
+    def door() -> str:
+        """Go through."""
+        return "through"
+
+    async def go() -> list[tuple[bool, str]]:
+        async with Client(Toolset("house", [door]).as_mcp_server()) as client:
+            shut = await client.call_tool("door", {})
+            open_now.append(True)
+            return [(one.is_error, text(one)) for one in (shut, await client.call_tool("door", {}))]
+
+    assert asyncio.run(go()) == [(True, "door is not available now."), (False, "through")]
+
+
 def test_the_log_is_left_alone() -> None:
     program = """
 import logging
