@@ -10,6 +10,7 @@ help:
 	@echo "make demo    two questions answered by the bundled model through real tools, on a CPU"
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make lint    ruff and pyright only"
+	@echo "make servers the MCP servers that the tests talk to (make test does it too)"
 	@echo "make bench   every benchmark that runs without a GPU"
 	@echo "make bench-peers  the loop's overhead beside other frameworks, in an environment of their own"
 	@echo "make gpu     tests and benchmarks on a CUDA device (uses \$$PY, an interpreter that has torch and triton)"
