@@ -26,8 +26,9 @@ NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none; links there need ri
 class ResultBudget:
     """How much of one result a model is shown.
 
-    A longer result is cut to its beginning and its end, and written to a file under `folder` (a new temporary folder
-    when None) that the text names. With `reader` the agent gets a tool, `read_result`, for reading such files.
+    A longer result is cut to its beginning and its end, and written to a file under `folder` that the text names; None
+    is the user's own folder among the temporary ones. The file's name depends on the text alone, as a prompt must.
+    With `reader` the agent gets a tool, `read_result`, for reading such files.
     """
 
     characters: int = 20_000
@@ -40,11 +41,11 @@ class ResultBudget:
 
 
 class Spill:
-    """Fits results into a budget; one for an agent's life. The folder is made at the first long result."""
+    """Fits results into a budget. The folder is made at the first long result."""
 
     def __init__(self, budget: ResultBudget) -> None:
         self.budget = budget
-        self._folder = None if budget.folder is None else Path(budget.folder).expanduser().resolve()
+        self._folder = _temporary() if budget.folder is None else Path(budget.folder).expanduser().resolve()
 
     def fit(self, result: ToolResult) -> ToolResult:
         """The result, shortened where it is over the budget."""
@@ -78,7 +79,7 @@ class Spill:
     def _read(self, path: str) -> str:
         file = Path(path)
         try:
-            if self._folder is None or file.parent != self._folder or not FILE.fullmatch(file.name):
+            if file.parent != self._folder or not FILE.fullmatch(file.name):
                 raise FileNotFoundError
             with open(os.open(file, os.O_RDONLY | NO_LINKS), encoding="utf-8", newline="") as opened:
                 return opened.read()
@@ -89,17 +90,22 @@ class Spill:
         """Write the text down and say where. Equal texts share a file, so that a repeated call has the same result."""
         data = whole_text(text).encode()
         try:
-            folder = self._open()
-            path = folder / f"m1agent-result-{hashlib.sha256(data).hexdigest()[:32]}.txt"
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".m1agent-", delete=False) as file:
+            self._make_folder()
+            path = self._folder / f"m1agent-result-{hashlib.sha256(data).hexdigest()[:32]}.txt"
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".m1agent-", delete=False) as file:
                 file.write(data)
             os.replace(file.name, path)
             return str(path)
         except OSError as error:
             return f"no file ({error.strerror or error})"
 
-    def _open(self) -> Path:
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="m1agent-")).resolve()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder
+    def _make_folder(self) -> None:
+        own = self.budget.folder is None
+        self._folder.mkdir(mode=0o700 if own else 0o777, parents=True, exist_ok=True)
+        if own and hasattr(os, "getuid") and self._folder.lstat().st_uid != os.getuid():
+            raise PermissionError(f"{self._folder} belongs to someone else")
+
+
+def _temporary() -> Path:
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # Elsewhere each user has temporary folders of their own.
+    return Path(tempfile.gettempdir()).resolve() / f"m1agent-results{user}"

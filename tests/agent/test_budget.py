@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,17 @@ def test_a_prompt_is_bounded_and_the_file_has_the_whole(tmp_path: Path) -> None:
     assert len(result.conversation.ids or ()) < 8000
 
 
-def test_by_default_results_are_bounded_too() -> None:
+def test_by_default_results_are_bounded_and_written_where_only_their_user_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     text = run(ResultBudget(), call("everything"), "ok").calls[0].result.content
     assert len(text) < 21_000
     file = path_in(text)
-    assert file.read_text() == WHOLE
-    file.unlink()
-    file.parent.rmdir()
+    assert file.read_text() == WHOLE and file.parent.parent == tmp_path
+    assert sys.platform == "win32" or file.parent.stat().st_mode & 0o077 == 0
+    again = run(ResultBudget(), call("everything"), "ok").calls[0].result.content
+    assert again == text  # A prompt is the same in every run.
 
 
 def test_a_result_within_the_budget_is_left_alone(tmp_path: Path) -> None:
@@ -122,7 +127,8 @@ def test_the_reader_reads_nothing_else(tmp_path: Path) -> None:
         assert "secret\n" not in str(raised.value)
 
 
-def test_the_reader_has_nothing_before_the_first_long_result() -> None:
+def test_the_reader_has_nothing_before_the_first_long_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ToolError, match="There is no saved result"):
         read(Spill(ResultBudget()).reader(), "/etc/passwd")
 
