@@ -216,7 +216,7 @@ class Agent(Generic[Deps, Out]):
         Raises:
             ToolDefinitionError: the name cannot be a tool's.
         """
-        from m1agent.handoff import agent_tool
+        from m1agent.delegation import agent_tool
 
         return agent_tool(self, name, description or f"Ask {self.name}.")
 

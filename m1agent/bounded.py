@@ -26,6 +26,7 @@ class Allowance:
         self._ends = float("inf")
 
     def start(self) -> None:
+        """Begin the time anew."""
         self._ends = time.monotonic() + CHECK_SECONDS
 
     def left(self) -> float:

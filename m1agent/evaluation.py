@@ -77,10 +77,12 @@ class Trial:
 
     @property
     def passed(self) -> bool:
+        """Whether nothing was wrong."""
         return not self.problems
 
     @property
     def usage(self) -> Usage:
+        """What the run used."""
         return self.result.usage if self.result is not None else Usage()
 
     def to_json(self) -> dict[str, Any]:
@@ -120,6 +122,7 @@ class CaseReport:
 
     @property
     def pass_rate(self) -> float:
+        """The share of trials that passed."""
         return self.passed / len(self.trials)
 
 
@@ -132,6 +135,7 @@ class Report:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
+        """The trials of all cases."""
         return tuple(trial for case in self.cases for trial in case.trials)
 
     @property
@@ -146,6 +150,7 @@ class Report:
 
     @property
     def usage(self) -> Usage:
+        """What all trials used."""
         return reduce(add, (trial.usage for trial in self.trials), Usage())
 
     def to_json(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from m1agent.cancel import Cancel, Interrupted
 from m1agent.compaction import shortened
 from m1agent.context import Context
 from m1agent.conversation import Conversation
+from m1agent.delegation import Handoff
 from m1agent.errors import GuardError, ModelError
 from m1agent.events import (
     ApprovalNeeded,
@@ -30,7 +31,6 @@ from m1agent.events import (
     StepStarted,
 )
 from m1agent.guards import Block, Retry, judged
-from m1agent.handoff import Handoff
 from m1agent.messages import AssistantMessage, Message, ToolCall, ToolResult, UserMessage
 from m1agent.meter import Progress
 from m1agent.observe import ReplyInfo, RunInfo, watch

@@ -50,6 +50,7 @@ class Connection:
 
     @property
     def client(self) -> Client:
+        """The client of the open connection."""
         assert self._client is not None, "open the connection first"
         return self._client
 

@@ -47,6 +47,7 @@ class McpHub:
 
     @property
     def status(self) -> tuple[ServerStatus, ...]:
+        """What became of each server, in their order."""
         return tuple(server.status for server in self.servers)
 
     @property

@@ -38,6 +38,7 @@ class TokenFile:
         self.path = path
 
     async def get_tokens(self) -> OAuthToken | None:
+        """The tokens of the last log-in, or None."""
         from mcp.shared.auth import OAuthToken
 
         stored = self._read()
@@ -50,16 +51,19 @@ class TokenFile:
         return tokens
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
+        """Keep the tokens of a log-in."""
         expires_at = time.time() + tokens.expires_in if tokens.expires_in is not None else None
         self._write({"tokens": _plain(tokens), "expires_at": expires_at})
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
+        """What the server registered this client as, or None."""
         from mcp.shared.auth import OAuthClientInformationFull
 
         stored = self._read().get("client")
         return OAuthClientInformationFull.model_validate(stored) if stored is not None else None
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        """Keep what the server registered this client as."""
         self._write({"client": _plain(client_info)})
 
     def _read(self) -> dict[str, Any]:

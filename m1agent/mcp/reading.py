@@ -60,16 +60,19 @@ class Entry:
         return key in self.given
 
     def text(self, *keys: str) -> str | None:
+        """A text, or None. Raises McpError for anything else."""
         key, value = self._find(keys)
         return None if value is None else _text(value, f"{self.where}, {key}")
 
     def flag(self, *keys: str, default: bool = False) -> bool:
+        """True or false. Raises McpError for anything else."""
         key, value = self._find(keys)
         if value is None or isinstance(value, bool):
             return default if value is None else value
         raise McpError(f"{self.where}, {key}: expected true or false, got {type(value).__name__}")
 
     def number(self, *keys: str, default: float) -> float:
+        """A number. Raises McpError for anything else."""
         key, value = self._find(keys)
         if value is None:
             return default
@@ -78,6 +81,7 @@ class Entry:
         return float(value)
 
     def items(self, *keys: str) -> tuple[str, ...]:
+        """A list of texts. Raises McpError for anything else."""
         key, value = self._find(keys)
         if value is None:
             return ()
@@ -88,6 +92,7 @@ class Entry:
         return tuple(_text(item, f"{self.where}, {key}") for item in cast("Sequence[Any]", value))
 
     def texts(self, *keys: str) -> dict[str, str]:
+        """Texts by name. Raises McpError for anything else."""
         key, value = self._find(keys)
         if value is None:
             return {}

@@ -31,7 +31,7 @@ from m1agent.events import (
     ToolFinished,
 )
 from m1agent.guards import Block, Retry
-from m1agent.handoff import handoff
+from m1agent.delegation import handoff
 from m1agent.hooks import Hooks
 from m1agent.limits import Limits
 from m1agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, ToolOutput

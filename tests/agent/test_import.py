@@ -33,22 +33,6 @@ def test_importing_takes_less_than_150_ms() -> None:
     assert ours - bare < 0.150
 
 
-def test_the_public_names_are_sorted_and_there() -> None:
-    # Classes before functions, each in alphabetical order.
-    assert m1agent.__all__ == [
-        "Agent",
-        "Conversation",
-        "Limits",
-        "Tool",
-        "ToolError",
-        "Toolset",
-        "load_model",
-        "tool",
-    ]
-    assert set(m1agent.__all__) <= set(dir(m1agent))
-    assert all(getattr(m1agent, name).__name__ == name for name in m1agent.__all__)
-
-
 def test_the_public_names_bring_no_runtime() -> None:
     code = "import json, sys\nfrom m1agent import *\nprint(json.dumps(list(sys.modules)))"
     assert not {"torch", "transformers", "mcp", "starlette", "m1runtime"} & set(json.loads(python(code)))
