@@ -9,8 +9,10 @@ Flat means: the last fifty steps of 400 cost no more than the first fifty. Figur
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,8 @@ ROWS = {
     "  steps 351-400 of 400 ": ("sync", "last 50"),
     "20 parallel calls of 10 ms": ("parallel", "step"),
     "  without the fake model  ": ("parallel", "outside"),
-    "import, over bare python": ("import",),
+    "import, over bare python": ("import", "wall"),
+    "  processor time  ": ("import", "processor"),
 }
 
 
@@ -62,14 +65,31 @@ def _measure(name: str, module: str, imported: str) -> dict[str, Any]:
     python = sys.executable if name == "m1agent" else str(PEERS)
     version = _python(python, "-c", f"from importlib.metadata import version; print(version({name!r}))").strip()
     figures = json.loads(_python(python, "-W", "ignore", "-m", f"benchmarks.peers.{module}"))
-    return {"version": version, **figures, "import": _import_ms(python, imported)}
+    return {"version": version, **figures, "import": _import(python, imported)}
 
 
-def _import_ms(python: str, imported: str) -> float:
-    bare, full = report.paired(
-        lambda: _python(python, "-c", "pass"), lambda: _python(python, "-c", imported), runs=IMPORT_RUNS
+def _import(python: str, imported: str) -> dict[str, float]:
+    """Milliseconds over bare Python, of fresh processes: by the clock, and on the processor."""
+    bare: list[tuple[float, float]] = []
+    full: list[tuple[float, float]] = []
+    for _ in range(1 + IMPORT_RUNS):
+        bare.append(_spent(python, "pass"))
+        full.append(_spent(python, imported))
+    wall, processor = (
+        round(
+            1000 * (report.median([one[which] for one in full[1:]]) - report.median([one[which] for one in bare[1:]])),
+            1,
+        )
+        for which in (0, 1)
     )
-    return round(1000 * (report.median(full) - report.median(bare)), 1)
+    return {"wall": wall, "processor": processor}
+
+
+def _spent(python: str, code: str) -> tuple[float, float]:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    _python(python, "-c", code)
+    after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _python(python: str, *arguments: str) -> str:
