@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast, get_origin
+from typing import Annotated, Any, cast, get_args, get_origin
 
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -192,6 +192,10 @@ def _is_context(annotation: Any) -> bool:
     return annotation is Context or get_origin(annotation) is Context
 
 
+def _holds_context(annotation: Any) -> bool:
+    return _is_context(annotation) or any(map(_holds_context, get_args(annotation)))
+
+
 def _remedy(parameter: str) -> str:
     if parameter in ("self", "cls"):
         return "make a tool of the bound method instead: tool(instance.method)"
@@ -211,9 +215,10 @@ def _field(parameter: inspect.Parameter, annotation: Any, description: str | Non
 def _culprit(function: Callable[..., Any]) -> ToolDefinitionError | None:
     """Which parameter a schema could not be made of; found by trying them one by one."""
     for parameter, annotation in _annotated(function):
-        if _is_context(annotation):
+        if _holds_context(annotation):
             return ToolDefinitionError(
-                f"{function_name(function)}: '{parameter.name}' is a Context, which must be the first parameter"
+                f"{function_name(function)}: '{parameter.name}' is a Context, which must be the first parameter, "
+                "annotated 'Context' or 'Context[Deps]' alone"
             )
         try:
             TypeAdapter(annotation).json_schema(schema_generator=_QuietSchema)

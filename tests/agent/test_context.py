@@ -98,8 +98,17 @@ def test_a_context_elsewhere_is_refused_with_the_remedy() -> None:
         """Too late."""
         return item
 
-    with pytest.raises(ToolDefinitionError, match="late: 'context' is a Context, which must be the first parameter"):
-        tool(late)
+    def perhaps(context: Context | None, item: str) -> str:
+        """Only perhaps."""
+        return item
+
+    def many(contexts: list[Context[Shop]]) -> str:
+        """Too many."""
+        return "none"
+
+    for function, name in ((late, "context"), (perhaps, "context"), (many, "contexts")):
+        with pytest.raises(ToolDefinitionError, match=f"'{name}' is a Context, which must be the first parameter"):
+            tool(function)
 
 
 def test_a_tool_from_a_schema_may_take_a_context() -> None:
