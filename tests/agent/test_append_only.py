@@ -19,6 +19,7 @@ from m1agent.cancel import Cancel
 from m1agent.compaction import Compaction
 from m1agent.context import Context
 from m1agent.conversation import Conversation
+from m1agent.delegation import handoff
 from m1agent.errors import ToolError
 from m1agent.events import (
     Compacted,
@@ -31,7 +32,6 @@ from m1agent.events import (
     ToolFinished,
 )
 from m1agent.guards import Block, Retry
-from m1agent.delegation import handoff
 from m1agent.hooks import Hooks
 from m1agent.limits import Limits
 from m1agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, ToolOutput

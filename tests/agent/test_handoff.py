@@ -14,10 +14,10 @@ from m1agent.approval import Approval
 from m1agent.cancel import Cancel
 from m1agent.context import Context
 from m1agent.conversation import Conversation
+from m1agent.delegation import Handoff, handoff
 from m1agent.errors import ToolDefinitionError
 from m1agent.events import Event, HandedOff, RunFinished, StepStarted
 from m1agent.guards import Block
-from m1agent.delegation import Handoff, handoff
 from m1agent.limits import Limits
 from m1agent.messages import AssistantMessage, ToolCall, ToolMessage, Usage, UserMessage
 from m1agent.models.base import Settings
