@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from m1agent.prompt.envelope import Named
     from m1agent.result import RunResult
     from m1agent.store import ConversationStore
-    from m1agent.tools import Hints, Tool, Toolset, load_toolset, tool
+    from m1agent.tools import Hints, Tool, tool
+    from m1agent.toolset import Toolset, load_toolset
 
 __all__ = [
     "Agent",
@@ -92,12 +93,12 @@ _HOMES = {
     "Tool": "m1agent.tools",
     "ToolError": "m1agent.errors",
     "ToolOutput": "m1agent.messages",
-    "Toolset": "m1agent.tools",
+    "Toolset": "m1agent.toolset",
     "Usage": "m1agent.messages",
     "UserMessage": "m1agent.messages",
     "handoff": "m1agent.delegation",
     "load_model": "m1agent.models",
-    "load_toolset": "m1agent.tools",
+    "load_toolset": "m1agent.toolset",
     "tool": "m1agent.tools",
 }
 

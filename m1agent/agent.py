@@ -29,7 +29,8 @@ from m1agent.output import Output
 from m1agent.plan import RunPlan
 from m1agent.request import RunOptions, check_deps, read_approvals, read_choice, read_prompt
 from m1agent.result import RunResult
-from m1agent.tools import Tool, Toolset, gather_tools
+from m1agent.tools import Tool
+from m1agent.toolset import Toolset, gather_tools
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal

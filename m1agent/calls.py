@@ -22,7 +22,8 @@ from m1agent.events import ToolFinished, ToolProgress, ToolStarted
 from m1agent.hooks import Hooks
 from m1agent.messages import ToolCall, ToolOutput, ToolResult
 from m1agent.observe import UNOBSERVED, RunObserver
-from m1agent.tools import Tool, Toolset, Validated
+from m1agent.tools import Tool, Validated
+from m1agent.toolset import Toolset
 
 STOPPED = "This call was stopped before it finished."
 SPENT = "This call was not run: the tool calls allowed in this run are used up. Answer with what you have."

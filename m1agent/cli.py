@@ -18,7 +18,8 @@ from typing import Any, cast
 
 from m1agent.cli_mcp import add_mcp
 from m1agent.errors import M1AgentError
-from m1agent.tools import Tool, installed_toolsets, load_toolset
+from m1agent.tools import Tool
+from m1agent.toolset import installed_toolsets, load_toolset
 
 EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from m1agent.errors import McpError
-from m1agent.tools import Toolset, gather_tools, installed_toolsets, load_toolset
+from m1agent.toolset import Toolset, gather_tools, installed_toolsets, load_toolset
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -126,7 +126,9 @@ def _tell(url: str) -> None:
 
 async def _server(given: argparse.Namespace, tools: Toolset, stack: AsyncExitStack) -> Server[Any]:
     if not given.agent:
-        return tools.as_mcp_server(given.name)
+        from m1agent.mcp.expose import as_mcp_server
+
+        return as_mcp_server(tools, given.name)
     from m1agent.agent import Agent
 
     agent: Agent = await stack.enter_async_context(Agent(given.model, [tools], given.instructions))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from m1agent.messages import ToolSpec
 from m1agent.output import Output
 from m1agent.prompt.envelope import Envelope, Named, ToolChoice
-from m1agent.tools import Tool, Toolset
+from m1agent.tools import Tool
+from m1agent.toolset import Toolset
 
 
 class Offer:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from m1agent.problems import close_match
-from m1agent.tools import Tool, Toolset
+from m1agent.tools import Tool
+from m1agent.toolset import Toolset
 
 if TYPE_CHECKING:
     from m1agent.approval import Approval, Ask

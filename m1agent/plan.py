@@ -13,7 +13,7 @@ from m1agent.hooks import Hooks
 from m1agent.models.base import Model, Settings
 from m1agent.observe import Observer
 from m1agent.output import Output
-from m1agent.tools import Toolset
+from m1agent.toolset import Toolset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

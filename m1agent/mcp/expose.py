@@ -24,7 +24,8 @@ from m1agent.errors import ToolError
 from m1agent.events import Event, RunFinished, StepStarted, ToolProgress, ToolStarted
 from m1agent.messages import ImagePart, JsonSchema, Part, ToolCall, ToolOutput, whole_text
 from m1agent.render import note, render_result
-from m1agent.tools import Hints, Tool, Toolset
+from m1agent.tools import Hints, Tool
+from m1agent.toolset import Toolset
 
 if TYPE_CHECKING:
     from mcp.server import Server, ServerRequestContext

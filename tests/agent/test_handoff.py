@@ -23,7 +23,8 @@ from m1agent.messages import AssistantMessage, ToolCall, ToolMessage, Usage, Use
 from m1agent.models.base import Settings
 from m1agent.models.scripted import ScriptedModel
 from m1agent.observe import RunInfo, Unobserved
-from m1agent.tools import Toolset, tool
+from m1agent.tools import tool
+from m1agent.toolset import Toolset
 
 
 def call(name: str, id: str = "c", **arguments: Any) -> AssistantMessage:

@@ -25,18 +25,22 @@ from m1agent.context import Context
 from m1agent.errors import ToolDefinitionError, ToolError
 from m1agent.limits import Limits
 from m1agent.mcp.config import HttpServer, StdioServer
+from m1agent.mcp.expose import as_mcp_server
 from m1agent.mcp.server import McpServer
 from m1agent.messages import AssistantMessage, ToolCall
 from m1agent.models.scripted import ScriptedModel
-from m1agent.tools import Tool, Toolset, tool
+from m1agent.tools import Tool, tool
+from m1agent.toolset import Toolset
 
 OFFERED = '''
 import asyncio, subprocess, sys, threading
 from m1agent.context import Context
 from m1agent.errors import ToolError
+from m1agent.mcp.expose import as_mcp_server
 from m1agent.mcp.serve import serve_http, serve_stdio
 from m1agent.messages import FilePart, ImagePart, ToolOutput
-from m1agent.tools import Hints, Tool, Toolset, tool
+from m1agent.tools import Hints, Tool, tool
+from m1agent.toolset import Toolset
 
 cancelled = asyncio.Event()
 
@@ -135,7 +139,7 @@ SCHEMA = {"type": "object", "$defs": {"t": {"type": "object", "properties": {"ne
           "additionalProperties": False, "x-own": {"kept": True}}
 exact = Tool.from_schema("exact", "A schema of its own.", SCHEMA, lambda **arguments: arguments)
 all_tools = [add, refuse, crash, leave, parts, odd, noisy, work, count, slow, was_cancelled, hang, late, guarded, exact]
-server = Toolset("offered", all_tools).as_mcp_server()
+server = as_mcp_server(Toolset("offered", all_tools))
 
 if sys.argv[1:] == ["http"]:
     asyncio.run(serve_http(server, "127.0.0.1", 0, lambda url: print(url, flush=True)))
@@ -478,7 +482,7 @@ def test_who_may_call_is_decided_as_in_a_run(approval: Approval, words: str) -> 
         return "gone"
 
     async def go() -> str:
-        async with Client(Toolset("files", [remove]).as_mcp_server(approval=approval)) as client:
+        async with Client(as_mcp_server(Toolset("files", [remove]), approval=approval)) as client:
             return text(await client.call_tool("remove", {"path": "a"}))
 
     assert asyncio.run(go()) == words
@@ -509,7 +513,7 @@ def test_a_tool_that_is_not_available_says_so() -> None:
         return "through"
 
     async def go() -> list[tuple[bool, str]]:
-        async with Client(Toolset("house", [door]).as_mcp_server()) as client:
+        async with Client(as_mcp_server(Toolset("house", [door]))) as client:
             shut = await client.call_tool("door", {})
             open_now.append(True)
             return [(one.is_error, text(one)) for one in (shut, await client.call_tool("door", {}))]
@@ -520,8 +524,9 @@ def test_a_tool_that_is_not_available_says_so() -> None:
 def test_the_log_is_left_alone() -> None:
     program = """
 import logging
-from m1agent.tools import Toolset
-Toolset("none", []).as_mcp_server()
+from m1agent.mcp.expose import as_mcp_server
+from m1agent.toolset import Toolset
+as_mcp_server(Toolset("none", []))
 print(logging.getLogger().handlers, logging.getLogger().level)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -21,7 +21,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from m1agent.errors import InvalidArguments, ToolDefinitionError, ToolError, ToolsetNotFound
 from m1agent.render import render_result
-from m1agent.tools import Tool, Toolset, gather_tools, installed_toolsets, load_toolset, tool
+from m1agent.tools import Tool, tool
+from m1agent.toolset import Toolset, gather_tools, installed_toolsets, load_toolset
 
 SCHEMAS = Path(__file__).parents[3] / "shared/schemas"
 M1_TOKENIZER = Path(__file__).parents[3] / "shared/m1/tokenizer.json"

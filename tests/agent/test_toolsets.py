@@ -22,7 +22,8 @@ from m1agent.models.local import LocalModel
 from m1agent.models.scripted import ScriptedModel
 from m1agent.prompt.envelope import Named
 from m1agent.result import RunResult
-from m1agent.tools import Hints, Tool, Toolset, tool
+from m1agent.tools import Hints, Tool, tool
+from m1agent.toolset import Toolset
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
