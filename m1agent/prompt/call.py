@@ -9,6 +9,7 @@ from typing import Any, cast
 
 SHOWN = 120
 IN_STRING = re.compile(r'[^"\\\n]+')
+PLAIN = re.compile(r'[^"{}\[\]:,]+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class CallReader:
         """Read on to the closing brace; returns how many characters belong to the call."""
         position = 0
         while position < len(text) and not self.closed:
-            run = IN_STRING.match(text, position) if self._in_string and not self._escaped else None
+            run = None if self._escaped else (IN_STRING if self._in_string else PLAIN).match(text, position)
             part = run[0] if run else text[position]
             self._take(part)
             position += len(part)
@@ -126,7 +127,7 @@ class CallReader:
             return
         text, self._token = "".join(self._token), None
         try:
-            value = str(_loads(text))
+            value = str(_loads(text)) if "\\" in text else text[1:-1]
         except ValueError:
             return
         if not self._in_value:
