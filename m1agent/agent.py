@@ -314,7 +314,14 @@ class Agent(Generic[Deps, Out]):
             output_guards=asked._options.get("output_guards", ()),
             compaction=options.get("compaction"),
             observers=(*seen, *(one for one in options.get("observers", ()) if one not in seen)),
+            refresh=functools.partial(self._refresh, hub) if hub is not None else None,
         )
+
+    async def _refresh(self, hub: McpHub) -> None:
+        """Hear of tools that came and went. A run keeps the tools it began with; new ones are for the next."""
+        if hub.changed:
+            await hub.refresh()
+            self.servers = hub.status
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[McpHub | None]:

@@ -126,6 +126,8 @@ class Run:
             async with aclosing(self._compact()) as compacted:
                 async for event in compacted:
                     yield event
+            if self._plan.refresh is not None:
+                await self._guard(self._plan.refresh)
             self._meter.steps += 1
             yield StepStarted(self._meter.steps)
             reply: ReplyFinished | None = None

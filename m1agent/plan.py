@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from m1agent.approval import Approval
@@ -34,3 +34,4 @@ class RunPlan:
     output_guards: Sequence[OutputGuard] = ()
     compaction: Compaction | None = None
     observers: Sequence[Observer] = ()
+    refresh: Callable[[], Awaitable[object]] | None = None

@@ -15,7 +15,7 @@ import pytest
 from m1agent.agent import Agent
 from m1agent.context import Context
 from m1agent.errors import McpError, ToolError
-from m1agent.events import ToolProgress
+from m1agent.events import ToolFinished, ToolProgress
 from m1agent.mcp import eras
 from m1agent.mcp.client_side import Accepted, Answer, Cancelled, ClientSide, Declined, Elicitation, LogMessage
 from m1agent.mcp.config import InProcessServer, ServerConfig, StdioServer
@@ -360,11 +360,40 @@ def test_an_entered_agent_sees_changed_tools_in_its_next_run() -> None:
         async with Agent(ScriptedModel([change, "a", born, "b"]), mcp=[stdio()]) as agent:
             await agent.run("1")
             assert agent.mcp is not None
-            while not agent.mcp.changed:  # noqa: ASYNC110 (a notification comes by itself)
+            while not agent.mcp.changed and not agent.servers[0].added:  # noqa: ASYNC110 (it comes by itself)
                 await asyncio.sleep(0)
             second = await agent.run("2")
             assert second.calls[0].result.content == "new" and agent.servers[0].added == ("full__born",)
 
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_run_hears_of_changed_tools_before_its_next_step(legacy: bool) -> None:
+    async def go() -> None:
+        calls = [
+            AssistantMessage(calls=(ToolCall(name, f"full__{name}", {}),)) for name in ("change", "doomed", "born")
+        ]
+        model = ScriptedModel([*calls, "a", calls[2], "b"])
+        async with Agent(model, mcp=[config]) as agent:
+            hub, results = agent.mcp, dict[str, str]()
+            assert hub is not None
+            async for event in agent.stream("1"):
+                if isinstance(event, ToolFinished):
+                    results[event.call.name] = event.result.content
+                    while event.call.name == "full__change" and not hub.changed:  # noqa: ASYNC110 (it comes by itself)
+                        await asyncio.sleep(0)
+            offered = [{tool.name for tool in request.envelope.tools} for request in model.requests]
+            assert offered[0] - offered[1] == {"full__doomed"} and offered[0] > offered[1] == offered[2] == offered[3]
+            assert "changed" in results["full__change"]
+            assert results["full__doomed"] == "full__doomed is not available now."
+            assert results["full__born"].startswith('There is no tool "full__born".')
+            assert (agent.servers[0].added, agent.servers[0].gone) == (("full__born",), ("full__doomed",))
+            second = await agent.run("2")
+            assert second.calls[0].result.content == "new"
+
+    config = stdio()
+    eras.remember(config, legacy=legacy)
     asyncio.run(go())
 
 
