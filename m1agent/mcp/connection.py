@@ -18,7 +18,7 @@ from m1agent.mcp.clock import Clock
 from m1agent.mcp.config import InProcessServer, ServerConfig
 from m1agent.mcp.redaction import Redactor, hidden_in_logs
 from m1agent.mcp.transports import connected, unwrap
-from m1agent.mcp.wire import Wire
+from m1agent.mcp.wire import BadTool, Wire
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -177,6 +177,7 @@ async def _list_tools(client: Client, wire: Wire, *, seen: bool) -> None:
         cursor = page.next_cursor
         if cursor is None:
             return
+    wire.bad["*"] = BadTool("*", f"the list goes on after {PAGES} pages; what follows is not read")
 
 
 def is_modern(client: Client) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from m1agent.context import Context
 from m1agent.errors import McpError, ToolDefinitionError, ToolError
 from m1agent.mcp.client_side import ClientSide
-from m1agent.mcp.config import ServerConfig, StdioServer
+from m1agent.mcp.config import HttpServer, ServerConfig, StdioServer
 from m1agent.mcp.connection import PAGES, Connection
+from m1agent.mcp.faults import explained
 from m1agent.mcp.naming import tool_name
 from m1agent.mcp.redaction import Redactor
 from m1agent.mcp.render import render, render_contents
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("m1agent.mcp")
 T = TypeVar("T")
+MOST_TOOLS = 1000
+ENDED = ("Connection closed", "SSE stream ", "Session terminated")
+# What the client says of a 404, or the server with it: it was started anew, or has forgotten us.
+NO_SESSION = re.compile(r"\bsession (?:terminated|not found|expired)|\bno valid session\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,11 @@ class ServerStatus:
 
 
 class Lost(Exception):
-    """The connection ended while a request was under way."""
+    """The connection ended while a request was under way. `refused` says that the request was certainly not served."""
+
+    def __init__(self, *, refused: bool = False) -> None:
+        self.refused = refused
+        super().__init__()
 
 
 class McpServer:
@@ -175,9 +186,9 @@ class McpServer:
             connection = await self._reconnect(connection)
         try:
             return await self._send(connection, send)
-        except Lost:
+        except Lost as lost:
             connection = await self._reconnect(connection)
-            if not safe:
+            if not safe and not lost.refused:
                 raise McpError(
                     f"The server '{self.config.name}' was lost during this call and is connected again. "
                     "Whether the call took effect is not known."
@@ -198,9 +209,12 @@ class McpServer:
         except TimeoutError:
             raise McpError(f"The server '{self.config.name}' did not answer within {seconds:g} seconds.") from None
         except MCPError as error:
-            if connection.lost or error.code == CONNECTION_CLOSED or "Session terminated" in error.message:
+            if isinstance(self.config, HttpServer) and NO_SESSION.search(error.message):
+                raise Lost(refused=True) from error
+            # Servers use the same code for errors of their own.
+            if connection.lost or (error.code == CONNECTION_CLOSED and error.message.startswith(ENDED)):
                 raise Lost from error
-            raise McpError(f"The server '{self.config.name}' refused: {self._redact(error.message)}") from error
+            raise McpError(f"The server '{self.config.name}' refused: {self._redact(explained(error))}") from error
         except Exception as error:
             if connection.lost:
                 raise Lost from error
@@ -237,6 +251,8 @@ class McpServer:
         connection = self._connection
         assert connection is not None
         listed = {name: one for name, one in connection.wire.tools.items() if self.config.uses(name)}
+        beyond = len(listed) - MOST_TOOLS
+        listed = dict(islice(listed.items(), MOST_TOOLS))
         kept = [name for name in self._listed if name in listed]
         ordered = {name: listed[name] for name in [*kept, *(name for name in listed if name not in self._listed)]}
         self._made = {
@@ -248,7 +264,11 @@ class McpServer:
         taken = {tool.name for tool in own}
         self.tools = (*own, *(tool for tool in self._resource_tools() if tool.name not in taken))
         bad = (*connection.wire.bad.values(), *(tool for tool in self._made.values() if isinstance(tool, BadTool)))
-        self._report(connection, tuple(bad for bad in bad if self.config.uses(bad.name)))
+        bad = [bad for bad in bad if self.config.uses(bad.name)]
+        if beyond > 0:
+            told = f"{beyond} tools beyond the first {MOST_TOOLS}: choose with the patterns of tools and exclude_tools"
+            bad.append(BadTool("*", told))
+        self._report(connection, tuple(bad))
 
     def _report(self, connection: Connection, bad: tuple[BadTool, ...]) -> None:
         for tool in bad:
@@ -323,7 +343,7 @@ class McpServer:
             what = "program" if cause.filename == self.config.command else "path"
             return self._redact(f"the {what} '{cause.filename}' was not found")
         # Hidden before it is cut: half a secret is no longer found.
-        text = self._redact(str(cause).strip()) or type(cause).__name__
+        text = self._redact(explained(cause))
         return text.splitlines()[0][:300]
 
 

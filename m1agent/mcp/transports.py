@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from m1agent.mcp.client_side import ClientSide
 from m1agent.mcp.clock import Clock
 from m1agent.mcp.config import HttpServer, InProcessServer, ServerConfig, StdioServer
+from m1agent.mcp.faults import http_status
 from m1agent.mcp.oauth import login
 from m1agent.mcp.stdio import ChildLog, stdio_transport
 from m1agent.mcp.wire import Wire, watched
@@ -35,18 +36,20 @@ async def connected(
             yield client
     else:
         async with (
-            _transport(config, side, clock) as transport,
+            _transport(config, side, clock, wire) as transport,
             Client(watched(transport, wire, clock), cache=None, **options) as client,
         ):
             yield client
 
 
 @asynccontextmanager
-async def _transport(config: StdioServer | HttpServer, side: ClientSide, clock: Clock) -> AsyncGenerator[Transport]:
+async def _transport(
+    config: StdioServer | HttpServer, side: ClientSide, clock: Clock, wire: Wire
+) -> AsyncGenerator[Transport]:
     """The transport of this configuration, not yet entered."""
     async with AsyncExitStack() as stack:
         if isinstance(config, HttpServer):
-            yield await _http(config, side, clock, stack)
+            yield await _http(config, side, clock, wire, stack)
             return
         child = stack.enter_context(ChildLog(config))
         try:
@@ -57,15 +60,21 @@ async def _transport(config: StdioServer | HttpServer, side: ClientSide, clock: 
             raise
 
 
-async def _http(config: HttpServer, side: ClientSide, clock: Clock, stack: AsyncExitStack) -> Transport:
+async def _http(config: HttpServer, side: ClientSide, clock: Clock, wire: Wire, stack: AsyncExitStack) -> Transport:
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
+
+    async def note(response: httpx2.Response) -> None:
+        if response.is_error:
+            wire.status = http_status(response.status_code)
 
     auth = None
     if config.oauth is not None:
         auth = await stack.enter_async_context(login(config, config.oauth, clock, side.open_url))
     timeout = httpx2.Timeout(config.connect_seconds, read=max(READ_SECONDS, config.call_seconds))
-    client = httpx2.AsyncClient(headers=dict(config.headers), timeout=timeout, auth=auth)
+    client = httpx2.AsyncClient(
+        headers=dict(config.headers), timeout=timeout, auth=auth, event_hooks={"response": [note]}
+    )
     http = await stack.enter_async_context(client)
     return streamable_http_client(config.url, http_client=http, max_sse_event_size=LARGEST_EVENT)
 

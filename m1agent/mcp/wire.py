@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
     from mcp.shared._stream_protocols import ReadStream, WriteStream
     from mcp.shared.message import SessionMessage
+    from mcp_types import ErrorData
 
     Item: TypeAlias = SessionMessage | Exception
     Transport: TypeAlias = AbstractAsyncContextManager[tuple[ReadStream[Item], WriteStream[SessionMessage]]]
 
 PROBE_SECONDS = 3.0
 METHOD_NOT_FOUND = -32601
+UNEXPLAINED = "Server returned an error response"
 DEEPEST = 150
 
 
@@ -54,11 +56,12 @@ class BadTool:
 
 @dataclass(slots=True)
 class Wire:
-    """What was seen of one connection."""
+    """What was seen of one connection. `status` is the last HTTP status that refused a request."""
 
     tools: dict[str, ListedTool] = field(default_factory=dict[str, ListedTool])
     bad: dict[str, BadTool] = field(default_factory=dict[str, BadTool])
     closed: bool = False
+    status: str = ""
 
     def begin(self) -> None:
         """A new listing: what an earlier one held no longer counts."""
@@ -168,12 +171,14 @@ async def watched(
 
 async def _pump(read: ReadStream[Item], outgoing: _Outgoing) -> None:
     from mcp.shared.message import SessionMessage
-    from mcp_types import JSONRPCResponse
+    from mcp_types import JSONRPCError, JSONRPCResponse
 
     try:
         async for item in read:
             if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCResponse):
                 outgoing.answered(item.message.id, item.message.result)
+            elif isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCError):
+                outgoing.refused(item.message.error)
             await outgoing.forward.send(item)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
         pass
@@ -213,12 +218,21 @@ class _Outgoing:
                 self._tasks.start_soon(self._give_up, item.message.id)
         await self._write.send(item)
 
-    def answered(self, request: object, result: dict[str, Any]) -> None:
+    def answered(self, answer: Any, result: dict[str, Any]) -> None:
+        from mcp.shared.dispatcher import coerce_request_id
+
+        # The client takes "7" for 7 as well: there are servers that answer so.
+        request = coerce_request_id(answer)
         if request in self._listings:
             self._listings.discard(request)
             self.wire.repair(result)
         if request in self._probes:
             self._probes[request].cancel()
+
+    def refused(self, error: ErrorData) -> None:
+        """The client keeps the HTTP status to itself."""
+        if error.message == UNEXPLAINED and self.wire.status:
+            error.message = self.wire.status
 
     async def _give_up(self, request: Any) -> None:
         from mcp.shared.message import SessionMessage

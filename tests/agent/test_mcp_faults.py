@@ -86,6 +86,64 @@ def test_answers_that_are_none(name: str, told: str) -> None:
     with_tools(use, faulty(call_seconds=2.0))
 
 
+def test_a_refusal_is_no_lost_connection() -> None:
+    async def use(_: McpHub, tools: dict[str, Tool]) -> None:
+        before = await tools["pid"].call({})
+        with pytest.raises(ToolError, match=r"^The server 'bad' refused: the disk is full$"):
+            await tools["refuse"].call({})
+        assert await tools["pid"].call({}) == before
+
+    with_tools(use, faulty())
+
+
+def test_an_answer_that_cannot_be_read_says_where() -> None:
+    async def use(_: McpHub, tools: dict[str, Tool]) -> None:
+        with pytest.raises(ToolError, match="its answer is no valid CallToolResult: content: Input should be a valid"):
+            await tools["no list"].call({})
+
+    with_tools(use, faulty())
+
+
+LISTING = """
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    method, answer = message["method"], {"jsonrpc": "2.0", "id": %(id)s}
+    if method == "initialize":
+        known = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}}
+        answer["result"] = {**known, "serverInfo": {"name": "listing", "version": "0"}}
+    elif method == "tools/list":
+        page = int(message.get("params", {}).get("cursor", 0))
+        names = [f"tool {page} {n}" for n in range(%(tools)d)]
+        answer["result"] = {"tools": [{"name": name, "inputSchema": {}} for name in names]}
+        if page + 1 < %(pages)d:
+            answer["result"]["nextCursor"] = str(page + 1)
+    else:
+        answer["error"] = {"code": -32601, "message": "unknown method"}
+    if "id" in message:
+        print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("id", "tools", "pages", "listed", "left_out"),
+    [
+        ("str(message.get('id'))", 1, 1, 1, ()),
+        ("message.get('id')", 1, 103, 100, ("the list goes on after 100 pages",)),
+        ("message.get('id')", 1003, 1, 1000, ("3 tools beyond the first 1000",)),
+    ],
+)
+def test_lists_that_are_odd_or_long(id: str, tools: int, pages: int, listed: int, left_out: tuple[str, ...]) -> None:
+    async def use(hub: McpHub, _: dict[str, Tool]) -> None:
+        status = hub.status[0]
+        assert len(status.tools) == listed and status.tools[0] == "bad__tool-x20-0-x20-0"
+        assert len(status.left_out) == len(left_out)
+        assert all(found.reason.startswith(told) for found, told in zip(status.left_out, left_out, strict=True))
+
+    program = LISTING % {"id": id, "tools": tools, "pages": pages}
+    with_tools(use, StdioServer("bad", sys.executable, ("-c", program)))
+
+
 def test_requests_for_what_was_not_offered() -> None:
     async def use(_: McpHub, tools: dict[str, Tool]) -> list[Any]:
         assert await tools["ask"].call({}) == "asked"
@@ -273,8 +331,40 @@ def test_changes_are_heard_over_http(full_over_http: int) -> None:
     asyncio.run(go())
 
 
-@pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "500 Internal Server Error", "301 Moved Permanently"])
-def test_a_web_server_that_is_no_mcp_server(status: str) -> None:
+def test_a_server_that_was_started_anew_and_knows_no_session() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(SERVERS / "full.py"), str(port)]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    async def go() -> None:
+        process = start()
+        try:
+            await asyncio.wait_for(_until_listening(port), 120)
+            config = HttpServer("web", f"http://127.0.0.1:{port}/mcp")
+            eras.remember(config, legacy=True)
+            hub = McpHub([config])
+            await hub.connect()
+            process.kill()
+            process.wait()
+            process = start()
+            await asyncio.wait_for(_until_listening(port), 120)
+            assert "worked" in (await hub.servers[0].call("work", {})).content
+            await hub.aclose()
+        finally:
+            process.kill()
+            process.wait()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    "status", ["200 OK", "401 Unauthorized", "404 Not Found", "500 Internal Server Error", "301 Moved Permanently"]
+)
+def test_a_web_server_that_is_no_mcp_server(status: str, caplog: pytest.LogCaptureFixture) -> None:
     page = b"<html>hello</html>"
     head = f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\nLocation: http://127.0.0.1:9/\r\n"
     answer = f"{head}Content-Length: {len(page)}\r\nConnection: close\r\n\r\n".encode() + page
@@ -296,3 +386,5 @@ def test_a_web_server_that_is_no_mcp_server(status: str) -> None:
         return hub.servers[0].status.state
 
     assert asyncio.run(go()) == "closed"
+    told = {"401": 'HTTP 401 Unauthorized; check its "headers", or', "500": "HTTP 500 Internal Server Error"}
+    assert f"MCP server 'web' is left out: {told.get(status[:3], '')}" in caplog.text

@@ -28,7 +28,7 @@ def tool(name: str, schema: Any = None, **more: Any) -> dict[str, Any]:
 
 
 SLOW = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?=(a|aa)+$)"}}}
-NAMES = ("pid", "flood", "garbage", "no list", "number", "torn", "big", "deep result", "hang", "ask", "asked")
+NAMES = ("pid", "flood", "garbage", "no list", "refuse", "number", "torn", "big", "deep result", "hang", "ask", "asked")
 READ_ONLY = {"annotations": {"readOnlyHint": True}}
 TOOLS = [tool(name) for name in NAMES]
 TOOLS += [tool("deep", deep(DEEP)), tool("abyss", deep(40)), tool("slow", SLOW), tool("hang safely", **READ_ONLY)]
@@ -72,6 +72,8 @@ def call(request: Any, name: str) -> None:  # noqa: C901 (one case a fault)
             text(request, "after the garbage")
         case "no list":
             send({"jsonrpc": "2.0", "id": request, "result": {"content": "no list"}})
+        case "refuse":
+            send({"jsonrpc": "2.0", "id": request, "error": {"code": -32000, "message": "the disk is full"}})
         case "number":
             send({"jsonrpc": "2.0", "id": request, "result": 7})
         case "torn":
