@@ -116,7 +116,7 @@ def _step(node: _Node, byte: int, *, free: bool, owned: bool) -> _Node | None:
     shape = node.shape.feed(bytes((byte,)))
     if free and shape.string is not None and byte != QUOTE:
         shape = shape.freed()
-    return _forced(_Node(matcher, node.text + bytes((byte,)), shape))
+    return None if shape.repeated else _forced(_Node(matcher, node.text + bytes((byte,)), shape))
 
 
 def _forced(node: _Node) -> _Node | None:
@@ -125,7 +125,8 @@ def _forced(node: _Node) -> _Node | None:
         return node
     if not node.matcher.consume_tokens(list(run)):
         return None
-    return _Node(node.matcher, node.text + run, node.shape.feed(run))
+    shape = node.shape.feed(run)
+    return None if shape.repeated else _Node(node.matcher, node.text + run, shape)
 
 
 def _allowed(matcher: LLMatcher) -> tuple[list[int], bool]:
@@ -144,6 +145,8 @@ def _allowed(matcher: LLMatcher) -> tuple[list[int], bool]:
 
 def _choices(shape: Shape, allowed: list[int]) -> list[int]:
     if shape.string is not None:
+        if QUOTE in allowed and not shape.escaped and shape.repeats():
+            return _representatives([byte for byte in allowed if byte != QUOTE])
         if QUOTE in allowed and not shape.escaped and not (shape.key and len(allowed) <= FEW):
             return [QUOTE]
         return _representatives(allowed)

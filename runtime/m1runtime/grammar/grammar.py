@@ -50,6 +50,7 @@ class Grammar:
 
     _text: str | _Calls
     _json: bool
+    _names: bool
     reports: list[ToolSchemaReport]
     _programs: WeakKeyDictionary[TokenizerLike, Programs] = field(
         default_factory=WeakKeyDictionary[TokenizerLike, Programs]
@@ -64,7 +65,7 @@ class Grammar:
         compiled = compile_schema("", schema, separators=separators, tool=False)
         if compiled is None:
             raise SchemaError(f"the schema cannot be compiled: {refusal(schema, separators=separators)}")
-        return cls(writer.json_value(compiled.text), True, [compiled.report])
+        return cls(writer.json_value(compiled.text), True, compiled.names, [compiled.report])
 
     @classmethod
     def from_regex(cls, pattern: str) -> Grammar:
@@ -77,7 +78,7 @@ class Grammar:
         why = _refusal(text)
         if why is not None:
             raise SchemaError(f"the grammar cannot be compiled: {why}")
-        return cls(text, False, [])
+        return cls(text, False, False, [])
 
     @classmethod
     def tool_calls(
@@ -111,7 +112,7 @@ class Grammar:
         _fit(tools, compiled, lambda: text(trigger))
         around = (skip[0].encode(), skip[1].encode())
         calls = _Calls(text(""), text(trigger), text(trigger, newlines=True), trigger.encode(), around, mode)
-        return cls(calls, True, [c.report for c in compiled])
+        return cls(calls, True, any(c.names for c in compiled), [c.report for c in compiled])
 
     def start(self, tokenizer: TokenizerLike, *, max_new_tokens: int) -> Constraint:
         """The constraint of one generation of at most `max_new_tokens` tokens, eos among them.
@@ -130,14 +131,16 @@ class Grammar:
     def _first(self, known: Vocabulary, programs: Programs) -> State | None:
         calls = self._text
         if isinstance(calls, str):
-            return programs.get(calls, json=self._json).start
+            return programs.get(calls, json=self._json, names=self._names).start
         opening, closing = calls.skip
         if calls.mode == "auto":
-            return FreeText(known, programs.get(calls.body, json=True), Scanner(calls.trigger, opening, closing))
-        direct = programs.get(calls.direct, json=True).start
+            return FreeText(
+                known, programs.get(calls.body, json=True, names=self._names), Scanner(calls.trigger, opening, closing)
+            )
+        direct = programs.get(calls.direct, json=True, names=self._names).start
         if not opening:
             return direct
-        after = programs.get(calls.after_thinking, json=True).start
+        after = programs.get(calls.after_thinking, json=True, names=self._names).start
         if direct is None or after is None:
             return None
         return Opening(direct, after, Scanner(b"", opening, closing, inside=True))

@@ -11,7 +11,8 @@ from llguidance import LLMatcher, LLParserLimits
 from torch import Tensor
 
 from m1runtime.errors import SchemaError
-from m1runtime.grammar.closing import Completion, Shape, complete_fast, complete_shortest
+from m1runtime.grammar.closing import Completion, complete_fast, complete_shortest
+from m1runtime.grammar.shape import QUOTE, Shape
 from m1runtime.grammar.vocabulary import Vocabulary, byte_tokenizer
 
 UNBOUNDED = 1 << 30
@@ -25,14 +26,16 @@ MARGIN = 8
 class Program:
     """A grammar text compiled for one vocabulary; shared by every generation that uses it.
 
-    `json`: the text is JSON apart from fixed parts, so equal places of its skeleton may be merged in the search.
+    `json`: the text is JSON apart from fixed parts, so equal places of its skeleton may be merged in the search;
+    `names`: its objects may hold made-up names, none of which may come twice.
     Raises SchemaError when llguidance refuses the text.
     """
 
-    def __init__(self, vocabulary: Vocabulary, lark: str, *, json: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, lark: str, *, json: bool, names: bool) -> None:
         grammar = LLMatcher.grammar_from_lark(lark)
         self.vocabulary = vocabulary
         self.json = json
+        self.names = names
         self._lock = Lock()
         self.matcher = LLMatcher(vocabulary.llg, grammar, log_level=0, limits=LIMITS)
         self.bytes_matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=LIMITS)
@@ -54,7 +57,7 @@ class Program:
 
     @cached_property
     def _first(self) -> Guided | None:
-        first = Guided(self, self.matcher, self.bytes_matcher, b"", Shape(), Path((), b"", False))
+        first = Guided(self, self.matcher, self.bytes_matcher, b"", Shape.start(names=self.names), Path((), b"", False))
         path = first.search(UNBOUNDED) or first.search_fast(UNBOUNDED)
         return None if path is None else replace(first, path=path)
 
@@ -66,10 +69,10 @@ class Programs:
         self._vocabulary = vocabulary
         self._programs: dict[str, Program] = {}
 
-    def get(self, lark: str, *, json: bool) -> Program:
+    def get(self, lark: str, *, json: bool, names: bool) -> Program:
         """The program of a grammar text. Raises SchemaError."""
         if lark not in self._programs:
-            self._programs[lark] = Program(self._vocabulary, lark, json=json)
+            self._programs[lark] = Program(self._vocabulary, lark, json=json, names=names)
         return self._programs[lark]
 
 
@@ -86,7 +89,7 @@ class Path:
 class Guided:
     """A state inside the grammar, immutable: steps return the next state or None. `path` completes it.
 
-    `bytes_matcher` and `shape` stand `behind` bytes before the matcher; they follow when a search needs them.
+    `bytes_matcher` stands `behind` bytes before the matcher, `shape` has `read` some of these; they follow when needed.
     """
 
     program: Program
@@ -96,6 +99,7 @@ class Guided:
     shape: Shape
     path: Path
     finished: bool = field(default=False)
+    read: int = field(default=0)
 
     @property
     def done(self) -> bool:
@@ -138,6 +142,10 @@ class Guided:
             return None
         raw = b"".join(map(self.program.vocabulary.bytes_of, tokens))
         after = replace(self, matcher=matcher, behind=self.behind + raw)
+        if self.program.names and QUOTE in raw:
+            after = after.caught_up_shape()
+            if after.shape.repeated:
+                return None
         path = after.follow(self.path, tokens, raw)
         if path is None or len(path.tokens) > remaining:
             after = after.caught_up()
@@ -194,7 +202,16 @@ class Guided:
         if plain is None:
             return None
         tokens = (*plain, vocabulary.eos)
-        return Path(tokens, text, shortest) if self.matcher.validate_tokens(list(tokens)) == len(tokens) else None
+        if self.matcher.validate_tokens(list(tokens)) < len(tokens):
+            return None
+        repeated = self.program.names and self.caught_up_shape().shape.feed(text).repeated
+        return None if repeated else Path(tokens, text, shortest)
+
+    def caught_up_shape(self) -> Guided:
+        """Itself with the shape at the same place."""
+        if self.read == len(self.behind):
+            return self
+        return replace(self, shape=self.shape.feed(self.behind[self.read :]), read=len(self.behind))
 
     def caught_up(self) -> Guided:
         """Itself with the byte matcher at the same place."""
@@ -202,7 +219,7 @@ class Guided:
             return self
         matcher = self.bytes_matcher.deep_copy()
         matcher.consume_tokens(list(self.behind))
-        return replace(self, bytes_matcher=matcher, behind=b"", shape=self.shape.feed(self.behind))
+        return replace(self.caught_up_shape(), bytes_matcher=matcher, behind=b"", read=0)
 
     def search_fast(self, limit: int) -> Path | None:
         """Some completion of at most `limit` tokens, found greedily."""

@@ -21,9 +21,10 @@ def unreachable(lark: str) -> str | None:
     matcher = _matcher(lark)
     if matcher.is_error():
         return matcher.get_error().split("\n")[0]
-    if complete_fast(matcher, Shape(), limit=UNBOUNDED) is not None:
+    shape = Shape.start(names=True)
+    if complete_fast(matcher, shape, limit=UNBOUNDED) is not None:
         return None
-    found = complete_shortest(matcher, Shape(), len, limit=UNBOUNDED, merge=True)
+    found = complete_shortest(matcher, shape, len, limit=UNBOUNDED, merge=True)
     return "no instance could be found" if found is None else None
 
 

@@ -20,6 +20,8 @@ from typing import Any, TypeAlias, cast
 
 from llguidance import LLMatcher
 
+from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, open_objects, respelled
+from m1runtime.grammar.names import pointer as _escape
 from m1runtime.grammar.reach import unreachable
 
 Schema: TypeAlias = "dict[str, Any] | bool"
@@ -97,10 +99,14 @@ class ToolSchemaReport:
 
 @dataclass(frozen=True, slots=True)
 class CompiledSchema:
-    """A schema llguidance takes, as the text after `%json`, and its report."""
+    """A schema llguidance takes, as the text after `%json`, and its report.
+
+    `names`: an instance may hold names the schema does not declare, so the constraint must remember them.
+    """
 
     text: str
     report: ToolSchemaReport
+    names: bool
 
 
 def compile_schema(name: str, schema: object, *, separators: tuple[str, str], tool: bool) -> CompiledSchema | None:
@@ -114,13 +120,15 @@ def compile_schema(name: str, schema: object, *, separators: tuple[str, str], to
         for search in (False, True):
             lost: list[Unenforced] = []
             reduced = _Reducer(lost, tool=tool, search=search).root(cast("Schema", schema))
+            escapes = _escapes(reduced, lost)
             for lenient in (False, True):
-                text = _with_options(reduced, separators, lenient=lenient)
+                text = _with_options(reduced, separators, lenient=lenient, escapes=escapes)
                 failed, messages = _validate(text)
                 reason = messages[0].split("\n")[0] if failed else unreachable(_lark(text))
                 if reason is None:
                     unenforced = (*lost, *_blame(reduced, messages))
-                    return CompiledSchema(text, ToolSchemaReport(name, tuple(dict.fromkeys(unenforced))))
+                    report = ToolSchemaReport(name, tuple(dict.fromkeys(unenforced)))
+                    return CompiledSchema(text, report, names=open_objects(reduced))
                 if not failed:
                     break
     elif reason is None:
@@ -131,7 +139,7 @@ def compile_schema(name: str, schema: object, *, separators: tuple[str, str], to
 def free_object(name: str, separators: tuple[str, str], why: str) -> CompiledSchema:
     """Any JSON object: the reading of a tool whose schema cannot be compiled at all."""
     report = ToolSchemaReport(name, (Unenforced("", "*", why),))
-    return CompiledSchema(_with_options({"type": "object"}, separators, lenient=False), report)
+    return CompiledSchema(_with_options({"type": "object"}, separators, lenient=False), report, names=True)
 
 
 def refusal(schema: object, *, separators: tuple[str, str]) -> str:
@@ -156,9 +164,22 @@ def _validate(text: str) -> tuple[bool, list[str]]:
         return True, [str(error)]
 
 
-def _with_options(schema: Schema, separators: tuple[str, str], *, lenient: bool) -> str:
+def _escapes(schema: Schema, lost: list[Unenforced]) -> str | None:
+    """The escapes strings may use (None: all), so that no escaped spelling of a name slips past its declaration."""
+    mixed = respelled(schema)
+    if mixed and needs_u(json.dumps(schema)):
+        lost += [
+            Unenforced(path, "properties", "an escaped spelling of a name passes as another one") for path in mixed
+        ]
+        return None
+    return PLAIN_ESCAPES if mixed else None
+
+
+def _with_options(schema: Schema, separators: tuple[str, str], *, lenient: bool, escapes: str | None = None) -> str:
     item, key = separators
-    options = {"item_separator": item, "key_separator": key, "whitespace_flexible": False, "lenient": lenient}
+    options: dict[str, Any] = {"item_separator": item, "key_separator": key}
+    options |= {"whitespace_flexible": False, "lenient": lenient}
+    options |= {"json_allowed_escapes": escapes} if escapes else {}
     body: dict[str, Any] = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
     return json.dumps({**body, "x-guidance": options}, ensure_ascii=True)
 
@@ -319,7 +340,3 @@ def _places(schema: object, path: str) -> Iterator[tuple[str, str]]:
                 yield from _places(child, f"{below}/{i}")
         elif keyword in _ONE or keyword in _ONE_MORE:
             yield from _places(value, below)
-
-
-def _escape(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = b'"\\,{}[]'
@@ -14,7 +15,8 @@ class Shape:
 
     A frame is `{` with the keys written so far and the first value if that is a string (tools and unions are told apart
     by it), or `[` with a comma for each item; the outermost frame counts finished values. `string` is None outside
-    strings; `since` counts bytes since the last structural one; `free` marks a string that could be anything.
+    strings; `since` counts bytes since the last structural one; `free` marks a string that could be anything. `names`
+    holds the keys of each open object, None where nobody asks; `repeated` says that one came twice.
     """
 
     frames: tuple[bytes, ...] = (b"",)
@@ -24,6 +26,13 @@ class Shape:
     key_next: bool = False
     free: bool = False
     since: int = 0
+    names: tuple[frozenset[bytes], ...] | None = None
+    repeated: bool = False
+
+    @classmethod
+    def start(cls, *, names: bool) -> Shape:
+        """Nothing read yet; `names`: watch for keys that come twice in one object."""
+        return cls(names=() if names else None)
 
     def feed(self, text: bytes) -> Shape:
         """The shape after `text`."""
@@ -46,6 +55,10 @@ class Shape:
         """The same inside a string whose contents do not matter."""
         return replace(self, free=True)
 
+    def repeats(self) -> bool:
+        """The key being written, closed here, would come twice."""
+        return self.key and bool(self.names) and _name(self.string or b"") in self.names[-1]
+
     def _in_string(self, text: bytes, at: int) -> tuple[Shape, int]:
         end, escaped = at, self.escaped
         while end < len(text) and (escaped or text[end] != QUOTE):
@@ -54,22 +67,25 @@ class Shape:
         string = b"" if self.free and not self.key else (self.string or b"") + text[at:end]
         if end == len(text):
             return replace(self, string=string, escaped=escaped, since=self.since + end - at), end
-        top = self.frames[-1]
+        top, names, repeated = self.frames[-1], self.names, self.repeated
         if self.key:
             top += string + b'"'
+            if names:
+                name = _name(string)
+                repeated = repeated or name in names[-1]
+                names = (*names[:-1], names[-1] | {name})
         elif top.startswith(b"{") and b"=" not in top:
             top += b"=" + (b"" if self.free else string)
-        after = replace(
-            self, frames=(*self.frames[:-1], top), string=None, escaped=False, key=False, free=False, since=0
-        )
-        return after, end + 1
+        frames, key_next = (*self.frames[:-1], top), self.key_next
+        return Shape(frames, None, key_next=key_next, names=names, repeated=repeated), end + 1
 
     def _outside(self, byte: int) -> Shape:
         outer, top = self.frames[:-1], self.frames[-1]
         if byte == QUOTE:
             return replace(self, string=b"", key=self.key_next, key_next=False, since=0)
         if byte == OPEN_OBJECT:
-            return replace(self, frames=(*self.frames, b"{"), key_next=True, since=0)
+            names = None if self.names is None else (*self.names, frozenset[bytes]())
+            return replace(self, frames=(*self.frames, b"{"), key_next=True, since=0, names=names)
         if byte == OPEN_ARRAY:
             return replace(self, frames=(*self.frames, b"["), key_next=False, since=0)
         if byte == COMMA:
@@ -81,4 +97,12 @@ class Shape:
             return replace(self, since=self.since + 1)
         if len(outer) == 1:
             outer = (outer[0] + b"v",)
-        return replace(self, frames=outer, key_next=False, since=0)
+        names = self.names[:-1] if self.names and byte == CLOSE_OBJECT else self.names
+        return replace(self, frames=outer, key_next=False, since=0, names=names)
+
+
+def _name(spelling: bytes) -> bytes:
+    """A key as it is compared: written without needless escapes."""
+    if BACKSLASH not in spelling:
+        return spelling
+    return json.loads(b'"' + spelling + b'"').encode(errors="surrogatepass")
