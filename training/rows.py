@@ -100,6 +100,6 @@ def _rows(tokenizer: Tokenizer, rng: random.Random, length: int) -> Iterator[tup
 
 def _drawn(tokenizer: Tokenizer, rng: random.Random, length: int) -> tuple[list[int], list[float]]:
     """A conversation as `weighted` gives it, cut where it is longer than a row."""
-    ids, weights = weighted(tokenizer, dialogue(rng, refusals=0.12))
+    ids, weights = weighted(tokenizer, dialogue(rng, refusals=0.12, strange=0.12))
     weights[0] = 0.0  # nothing before the first token predicts it
     return ids[:length], weights[:length]

@@ -91,10 +91,11 @@ def dialogue(
     rename: float = 0.6,
     focus: float = 0.4,
     refusals: float = 0.08,
+    strange: float = 0.0,
 ) -> Dialogue:
     """A random conversation. `kind` of the main tool: maths, times, family or synthetic; `focus`: how often it is meant; `refusals`:
-    how often no tool fits."""
-    words = Words(rng, held_out=held_out)
+    how often no tool fits; `strange`: the share of invented words made of rare letters."""
+    words = Words(rng, held_out=held_out, strange=strange)
     kind = kind or rng.choices(("maths", "times", "family", "synthetic"), (25, 7, 33, 35))[0]
     box = Toolbox(
         rng, words, kind=kind, count=tools or rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5)), rename=rename, focus=focus

@@ -58,13 +58,21 @@ _ONSETS = "b c d f g h j k l m n p r s t v w z br cl dr fl gr kl pl pr sk sl st 
 _VOWELS = "a e i o u ai ea io ou".split()
 _CODAS = ["", "", "", "l", "n", "r", "s", "t", "m", "x", "k", "nd", "rk", "lt"]
 
+_FRAGMENTS = """the ing ion ent her for tha int ere tio ter est ers ati hat ate all ver his ith res ont can get use per mat
+type suc wee new my fir er an hi com pro dis ten tic ous ble ful ness ment age ity ive ize ant ard ick ock uck ash esh ish
+oth uth ight ound ough own own eed eel een eep eer eet ood ook ool oom oon oop ail ain air ait awn ead eak eal eam ean""".split()
+_ACCENTS = tuple(
+    "áàâäãåæçéèêëęíìîïıłñńóòôöõøœßśšúùûüýźżžčğřşțāēīōūđÁÉÖÜÇÑØŁŠŽабвгдежзиклмнопрстуфхчшыэюяαβγδελμνοπρστω中国日本"
+)
+
 
 class Words:
     """Draws words from one side of the train/held-out border."""
 
-    def __init__(self, rng: random.Random, *, held_out: bool) -> None:
+    def __init__(self, rng: random.Random, *, held_out: bool, strange: float = 0.0) -> None:
         self.rng = rng
         self.held_out = held_out
+        self.strange = strange
         self.nouns = [word for word in NOUNS if is_held_out(word) == held_out]
         self.adjectives = [word for word in ADJECTIVES if is_held_out(word) == held_out]
         self.first_names = [word for word in FIRST_NAMES if is_held_out(word) == held_out]
@@ -74,11 +82,27 @@ class Words:
     def invented(self) -> str:
         """A pronounceable word nobody has seen, of two or three syllables."""
         while True:
-            syllables = self.rng.choice((1, 2, 2, 2, 3))
-            word = "".join(self.rng.choice(_ONSETS) + self.rng.choice(_VOWELS) for _ in range(syllables))
-            word += self.rng.choice(_CODAS)
+            if self.strange and self.rng.random() < self.strange:
+                word = self._strange()
+            else:
+                syllables = self.rng.choice((1, 2, 2, 2, 3))
+                word = "".join(self.rng.choice(_ONSETS) + self.rng.choice(_VOWELS) for _ in range(syllables))
+                word += self.rng.choice(_CODAS)
             if len(word) > 2 and is_held_out(word) == self.held_out:
                 return word
+
+    def _strange(self) -> str:
+        """Letters that other words lack: fragments of English, any letters at all, accents, capitals."""
+        rng, kind = self.rng, self.rng.random()
+        if kind < 0.5:
+            return "".join(rng.choice(_FRAGMENTS) for _ in range(rng.choice((1, 2, 2, 3))))
+        if kind < 0.7:
+            return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 8)))
+        if kind < 0.8:
+            return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.randint(3, 5)))
+        word = rng.choice((*self.nouns, *self.first_names, *self.cities))
+        at = rng.randrange(len(word))
+        return word[:at] + rng.choice(_ACCENTS) + word[at + 1 :]
 
     def noun(self, invented: float = 0.3) -> str:
         return self.invented() if self.rng.random() < invented else self.rng.choice(self.nouns)
