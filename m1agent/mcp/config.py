@@ -7,11 +7,13 @@ no repr, status, log or error shows it.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from urllib.parse import unquote_plus
 
 from m1agent.errors import McpError
 from m1agent.mcp.reading import Entry, read_document
@@ -23,6 +25,12 @@ CONNECT_SECONDS = 30.0
 CALL_SECONDS = 60.0
 LOGIN_SECONDS = 300.0
 CREDENTIAL = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH(?:$|_|ORIZ)", re.IGNORECASE)
+FIELDS = (
+    *("type", "transport", "command", "args", "env", "cwd", "log", "url", "headers", "oauth", "disabled"),
+    *("connect_seconds", "call_seconds", "timeout", "required", "resources", "sampling"),
+    *("tools", "exclude_tools", "excludeTools", "approve", "auto_approve", "autoApprove"),
+)
+OAUTH_FIELDS = ("client_name", "scopes", "redirect_port", "storage", "seconds")
 HTTP_NAMES = ("http", "streamable-http", "streamable_http", "streamablehttp")
 
 
@@ -90,6 +98,13 @@ class StdioServer(Server):
     cwd: str | Path | None = None
     log: str | Path | None = None
 
+    def __post_init__(self) -> None:
+        Server.__post_init__(self)
+        if not self.command.strip():
+            raise McpError(f"server '{self.name}', command: expected a program to start, not an empty text")
+        if isinstance(self.args, str):
+            raise McpError(f"server '{self.name}', args: expected a tuple of texts, not one text")
+
     @property
     def secrets(self) -> tuple[str, ...]:
         return tuple(self.env.values())
@@ -131,14 +146,18 @@ class HttpServer(Server):
 
     def __post_init__(self) -> None:
         Server.__post_init__(self)
-        if not self.url.startswith(("http://", "https://")):
-            raise McpError(f"server '{self.name}': url must begin with http:// or https://")
+        if not re.match(r"https?://[^/?#]", self.url, re.IGNORECASE):
+            raise McpError(f"server '{self.name}': url must begin with http:// or https:// and name a host")
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Header values, their bare tokens, and what a URL carries besides its address."""
         tokens = [part for value in self.headers.values() for part in (value, *value.split())]
-        return (*tokens, *re.findall(r"//([^/@]+)@", self.url), *re.findall(r"=([^&#]+)", self.url.partition("?")[2]))
+        found = [*re.findall(r"//([^/@]+)@", self.url), *re.findall(r"=([^&#]+)", self.url.partition("?")[2])]
+        passwords = [login.partition(":")[2] for login in found[:1] if "@" in self.url]
+        plain = [unquote_plus(text) for text in (*found, *passwords)]
+        basic = [b64encode(login.encode()).decode() for login in plain if ":" in login]
+        return (*tokens, *found, *passwords, *plain, *basic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +202,8 @@ def as_servers(
         return (source,)
     if isinstance(source, str | Path | Mapping):
         return load_servers(source)
+    if not isinstance(cast("object", source), Sequence):
+        raise McpError(f"mcp: expected a file, a dict, a server or a list of servers, got {type(source).__name__}")
     if not all(isinstance(server, KINDS) for server in cast("Sequence[object]", source)):
         raise McpError(
             "a list of MCP servers holds StdioServer, HttpServer and InProcessServer; "
@@ -195,6 +216,7 @@ def as_servers(
 
 
 def _server(name: str, entry: Entry) -> ServerConfig:
+    entry.only(FIELDS)
     kind = _kind(entry)
     options: dict[str, Any] = {
         "connect_seconds": entry.number("connect_seconds", default=CONNECT_SECONDS),
@@ -219,6 +241,8 @@ def _kind(entry: Entry) -> str:
     if not found:
         raise McpError(f'{entry.where}: needs "command" (a program to start) or "url" (an address)')
     asked = entry.text("type", "transport")
+    if "command" in entry and "url" in entry:
+        raise McpError(f'{entry.where}: has both "command" and "url"; give one of them')
     kind = "http" if asked and asked.lower() in HTTP_NAMES else asked or found
     if kind == "sse":
         raise McpError(
@@ -234,13 +258,20 @@ def _kind(entry: Entry) -> str:
 
 
 def _oauth(entry: Entry) -> OAuth:
-    return OAuth(
-        client_name=entry.text("client_name") or "m1agent",
-        scopes=entry.items("scopes"),
-        redirect_port=int(entry.number("redirect_port", default=0)),
-        storage=entry.text("storage"),
-        seconds=entry.number("seconds", default=LOGIN_SECONDS),
-    )
+    entry.only(OAUTH_FIELDS)
+    port = entry.number("redirect_port", default=0.0)
+    if not port.is_integer():
+        raise McpError(f"{entry.where}, redirect_port: expected a whole number, got {port}")
+    try:
+        return OAuth(
+            client_name=entry.text("client_name") or "m1agent",
+            scopes=entry.items("scopes"),
+            redirect_port=int(port),
+            storage=entry.text("storage"),
+            seconds=entry.number("seconds", default=LOGIN_SECONDS),
+        )
+    except McpError as error:
+        raise McpError(f"{entry.where}, {str(error).removeprefix('oauth, ')}") from None
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from m1agent.errors import McpError
+from m1agent.problems import close_match, shown
 
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 
@@ -18,11 +19,13 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 def read_document(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file. Raises McpError."""
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise McpError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise McpError(f"{path}: no valid JSON ({error})") from None
+    except RecursionError:
+        raise McpError(f"{path}: no valid JSON (it is nested too deeply)") from None
     if not isinstance(document, dict):
         raise McpError(f"{path}: expected a JSON object")
     return cast("Mapping[str, Any]", document)
@@ -59,6 +62,12 @@ class Entry:
     def __contains__(self, key: str) -> bool:
         return key in self.given
 
+    def only(self, known: Collection[str]) -> None:
+        """Raises McpError for a field that looks like a known one misspelt; other programs' fields may be there."""
+        for key in self.given:
+            if key not in known and (meant := close_match(key, known)):
+                raise McpError(f"{self.where}: there is no field {shown(key)}.{meant}")
+
     def text(self, *keys: str) -> str | None:
         """A text, or None. Raises McpError for anything else."""
         key, value = self._find(keys)
@@ -78,7 +87,10 @@ class Entry:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise McpError(f"{self.where}, {key}: expected a number, got {type(value).__name__}")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise McpError(f"{self.where}, {key}: the number is too large") from None
 
     def items(self, *keys: str) -> tuple[str, ...]:
         """A list of texts. Raises McpError for anything else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ from m1agent.threads import in_thread
 if TYPE_CHECKING:
     from mcp.server import Server
 
+log = logging.getLogger("m1agent.mcp")
 CHUNK = 65536
 CLOSE_SECONDS = 3
 PATH = "/mcp"
@@ -25,8 +27,14 @@ async def serve_stdio(server: Server[Any]) -> None:
 
     What tools print goes to stderr meanwhile. Cancelling it does not wait for stdin.
     """
-    async with _stdio() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    try:
+        async with _stdio() as (read, write):
+            try:
+                await server.run(read, write, server.create_initialization_options())
+            finally:
+                sys.stdout.flush()  # What was printed must not follow once stdout is the client's again.
+    except* BrokenPipeError:
+        log.debug("the client is gone")
 
 
 async def serve_http(server: Server[Any], host: str, port: int, ready: Callable[[str], None] | None = None) -> None:

@@ -44,6 +44,11 @@ def test_the_usual_form_from_dict_and_file(tmp_path: Path, monkeypatch: pytest.M
         ({"mcpServers": {"a": {"command": "x", "env": {"K": 1}}}}, "server 'a', env.K: expected text"),
         ({"mcpServers": {"a": {"command": "${NOT_SET_ANYWHERE}"}}}, "NOT_SET_ANYWHERE is not set"),
         ({"mcpServers": {"a": {"url": "ftp://x"}}}, "url must begin with http"),
+        ({"mcpServers": {"a": {"url": "http://"}}}, "server 'a': url must .* name a host"),
+        ({"mcpServers": {"a": {"command": " "}}}, "server 'a', command: expected a program to start"),
+        ({"mcpServers": {"a": {"command": "x", "url": "http://x"}}}, 'server \'a\': has both "command" and "url"'),
+        ({"mcpServers": {"a": {"command": "x", "exclude_tool": ["*"]}}}, """server 'a': .* mean "exclude_tools"\\?"""),
+        ({"mcpServers": {"a": {"command": "x", "timeout": 10**400}}}, "server 'a', timeout: the number is too large"),
         ({"mcpServers": {"a": {"command": "x", "args": "-m server"}}}, "server 'a', args: expected a list of texts"),
         ({"mcpServers": {"a": {"command": "x", "args": 5}}}, "server 'a', args: expected a list of texts"),
         ({"mcpServers": {"a": {"command": "x", "call_seconds": 0}}}, "must be above 0"),
@@ -58,8 +63,10 @@ def test_the_usual_form_from_dict_and_file(tmp_path: Path, monkeypatch: pytest.M
         ({"mcpServers": {"a": {"url": "http://x", "oauth": True}}}, "server 'a', oauth: expected an object, got bool"),
         (
             {"mcpServers": {"a": {"url": "http://x", "oauth": {"redirect_port": 70000}}}},
-            "redirect_port: expected a port",
+            "server 'a', oauth, redirect_port: expected a port",
         ),
+        ({"mcpServers": {"a": {"url": "http://x", "oauth": {"redirect_port": 1.5}}}}, "redirect_port: .* whole number"),
+        ({"mcpServers": {"a": {"url": "http://x", "oauth": {"scope": []}}}}, """a', oauth: .* mean "scopes"\\?"""),
     ],
 )
 def test_mistakes_are_named(document: dict[str, Any], text: str) -> None:
@@ -83,9 +90,31 @@ def test_the_fields_of_other_clients() -> None:
     assert c == HttpServer("c", "http://x", oauth=OAuth(scopes=("read",), redirect_port=9000))
 
 
-def test_patterns_are_a_tuple() -> None:
+def test_patterns_and_arguments_are_tuples() -> None:
     with pytest.raises(McpError, match="tools: expected a tuple of patterns"):
         StdioServer("a", "x", tools=cast("Any", "read_*"))
+    with pytest.raises(McpError, match="server 'a', args: expected a tuple of texts"):
+        StdioServer("a", "x", cast("Any", "-m server"))
+
+
+@pytest.mark.parametrize("wrong", [5, None, {1}])
+def test_what_names_no_servers(wrong: Any) -> None:
+    with pytest.raises(McpError, match="expected a file, a dict, a server or a list of servers, got"):
+        as_servers(wrong)
+
+
+def test_files_as_editors_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"a": {"command": "x", "icon": "a.png"}}}), encoding="utf-8-sig")
+    assert load_servers(path) == (StdioServer("a", "x"),)
+    path.write_text("[" * 100_000)
+    with pytest.raises(McpError, match=r"mcp\.json: no valid JSON \(it is nested too deeply\)"):
+        load_servers(path)
+
+
+def test_a_login_in_an_address_is_secret_in_every_form() -> None:
+    server = HttpServer("a", "HTTPS://u:p%40ss-w0rd@x/mcp?key=a%2Fb%2Bc")
+    assert {"p%40ss-w0rd", "p@ss-w0rd", "u:p@ss-w0rd", "dTpwQHNzLXcwcmQ=", "a%2Fb%2Bc", "a/b+c"} <= set(server.secrets)
 
 
 def test_a_variable_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,6 +325,26 @@ def test_the_process_ends_with_its_stdin(script: Path, hanging: bool) -> None:
         assert process.wait(30) == 0
 
 
+def test_nothing_but_messages_reaches_the_client(script: Path) -> None:
+    """Not even at the end, when stdout is its own again."""
+    with start(script) as process:
+        send(process, 1, "tools/call", {"name": "noisy", "arguments": {}, "_meta": MODERN})
+        assert "quiet" in json.dumps(receive(process))
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()
+        assert process.stdout.read() == b"" and process.wait(30) == 0
+
+
+def test_a_client_that_is_gone_is_no_error(script: Path) -> None:
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert ask(process, 1, "tools/list", {"_meta": MODERN})["result"]["tools"]
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        send(process, 2, "tools/list", {"_meta": MODERN})
+        assert process.wait(30) == 0 and process.stderr.read() == b""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_command(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "m1agent.cli", "mcp", "serve", "--tools", "maths"]
