@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias
 
 from typing_extensions import TypeVar
@@ -39,8 +39,9 @@ class RunResult(Generic[Out]):
     output: Out | None
     stop: StopReason
     steps: int
-    calls: tuple[CallRecord, ...]
-    messages: tuple[Message, ...]
+    # Not shown: asyncio writes results into its logs, and builds their text at the end of every `asyncio.run`.
+    calls: tuple[CallRecord, ...] = field(repr=False)
+    messages: tuple[Message, ...] = field(repr=False)
     usage: Usage
     seconds: float
     conversation: Conversation
