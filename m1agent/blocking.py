@@ -14,9 +14,7 @@ JOIN_SECONDS = 0.1
 
 def run_blocking(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine function to its end; in a thread of its own where an event loop runs in this one."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _in_loop():
         return asyncio.run(function())
     outcome: list[T] = []
     errors: list[BaseException] = []
@@ -45,6 +43,14 @@ def run_blocking(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if errors:
         raise errors[0]
     return outcome[0]
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _join(thread: threading.Thread) -> None:

@@ -24,6 +24,7 @@ What a run can meet (limits, cancellation, loops, a failing model) is no excepti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class M1AgentError(Exception):
@@ -42,6 +43,9 @@ class InvalidArguments(ToolError):
         self.problems = tuple(problems)
         super().__init__("\n".join([f"Invalid arguments for {tool}:", *self.problems]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.tool, self.problems)
+
 
 class ConversationInUse(M1AgentError):
     """Two runs cannot extend one conversation at a time; `owner` says who holds it where that is known."""
@@ -52,6 +56,9 @@ class ConversationInUse(M1AgentError):
             f"{owner} is using this conversation: wait for it, close its stream "
             "(`async with contextlib.aclosing(agent.stream(...))`), or give this run `conversation.fork()`"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.owner,)
 
 
 class TranscriptError(M1AgentError):
@@ -98,8 +105,11 @@ class RunStopped(M1AgentError):
     """`RunResult.unwrap` of a run that ended before an answer; `stop` is its stop reason."""
 
     def __init__(self, stop: str, reason: str = "") -> None:
-        self.stop = stop
+        self.stop, self.reason = stop, reason
         super().__init__(f"the run ended before an answer: {stop}" + (f" ({reason})" if reason else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.stop, self.reason)
 
 
 class SchemaError(M1AgentError):
