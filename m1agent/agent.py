@@ -60,7 +60,7 @@ class Agent(Generic[Deps, Out]):
         tools: `Tool`s, `Toolset`s and typed functions, in the order the model is told of them.
         instructions: what outranks the user's words.
         name: what other agents and traces call it.
-        output: the type of the answer (a pydantic model, or any type pydantic knows); None for text.
+        output: the type of the answer (a pydantic model, or any type pydantic knows); None or `str` for text.
         deps_type: the type of `deps` that every run must be given, for tools that take a `Context`.
         limits: bounds of each run.
         settings: how replies are sampled.
@@ -80,7 +80,7 @@ class Agent(Generic[Deps, Out]):
         ToolDefinitionError: two tools have the same name, or something cannot become a tool.
         ModelNotFound: no model goes by that name.
         McpError: the MCP configuration cannot be read.
-        TypeError: `model` is no model, or `output` no type of an answer.
+        TypeError: `model` is no model, `output` no type of an answer, or an option is unknown or of another kind.
     """
 
     @overload
@@ -143,7 +143,7 @@ class Agent(Generic[Deps, Out]):
         self.name = options.get("name", "agent")
         self.limits = options.get("limits") or Limits()
         self.settings = options.get("settings") or Settings()
-        self._output = Output(output) if output is not None else None
+        self._output = None if output is None or output is str else Output(output)
         self._deps_type = deps_type
         self._approval = _approval(options.get("approval"))
         self._hub: McpHub | None = None

@@ -70,6 +70,9 @@ class Rule:
     def __post_init__(self) -> None:
         if self.decision not in DECISIONS:
             raise ValueError(f"Rule.decision must be 'allow', 'ask' or 'deny', not {self.decision!r}")
+        for name, pattern in self.arguments.items():
+            if not isinstance(cast("Any", pattern), str):
+                raise ValueError(f"Rule.arguments: the pattern of '{name}' must be text such as '5*', not {pattern!r}")
 
     def fits(self, call: ToolCall) -> bool:
         """Whether the rule speaks about this call."""
@@ -89,7 +92,13 @@ class Approval:
     """
 
     def __init__(self, rules: Iterable[Rule] = (), *, ask: Ask | None = None) -> None:
+        given: Any = rules
+        if isinstance(given, Rule | str) or not isinstance(given, Iterable):
+            raise TypeError(f"Approval takes a list of rules, such as [Rule('*', 'ask')], not {given!r}")
         self.rules = tuple(rules)
+        for rule in cast("Iterable[Any]", self.rules):
+            if not isinstance(rule, Rule):
+                raise TypeError(f"Approval takes a list of rules, such as [Rule('*', 'ask')], not [{rule!r}]")
         self.ask = ask
 
     def decide(self, tool: Tool, call: ToolCall) -> Decision | Denied:

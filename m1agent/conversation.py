@@ -8,7 +8,16 @@ from typing import Any, Protocol, cast
 
 from m1agent.errors import ConversationInUse, TranscriptError
 from m1agent.events import ModelEvent, ReplyFinished
-from m1agent.messages import AssistantMessage, Message, Setup, ToolCall, ToolMessage, ToolResult
+from m1agent.messages import (
+    AssistantMessage,
+    Message,
+    Setup,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    ToolResult,
+    UserMessage,
+)
 from m1agent.models.base import Model, Settings, Thread
 from m1agent.problems import shown
 from m1agent.prompt.envelope import Envelope
@@ -33,6 +42,7 @@ class Journal(Protocol):
         ...
 
 
+MESSAGES = (SystemMessage, UserMessage, AssistantMessage, ToolMessage)
 NOT_RUN = "This call was not run: the run was stopped before it."
 FORMAT = 1
 
@@ -49,6 +59,8 @@ class Conversation:
 
     def __init__(self, messages: Iterable[Message] = (), *, journal: Journal | None = None) -> None:
         self._messages = list(messages)
+        if wrong := [one for one in self._messages if not isinstance(cast("Any", one), MESSAGES)]:
+            raise TypeError(f"a conversation is made of messages such as UserMessage('Hi'), not {shown(wrong[0])}")
         self._journal = journal
         self._thread: Thread | None = None
         self._model: Model | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
@@ -44,8 +45,39 @@ class AgentOptions(TypedDict, total=False):
 
 
 def check_options(what: str, given: Mapping[str, Any], known: Any) -> None:
-    """Raises TypeError for a name that `known`, a TypedDict, does not have."""
+    """Raises TypeError for a name that `known`, a TypedDict, does not have, and for a value that cannot be meant."""
     names = tuple(known.__annotations__)
-    for name in given:
+    for name, value in given.items():
         if name not in names:
             raise TypeError(f"{what} has no option '{name}'.{close_match(name, names)} Options: {', '.join(names)}.")
+        kind = _kinds().get(name)
+        if kind is None or (value is None and kind is not Sequence):
+            continue
+        if not isinstance(value, kind) or isinstance(value, str):
+            wanted = "list" if kind is Sequence else kind.__name__
+            raise TypeError(f"{what}: {name} must be a {wanted}, not a {type(value).__name__}")
+
+
+@cache
+def _kinds() -> Mapping[str, type[Any]]:
+    from m1agent.budget import ResultBudget
+    from m1agent.cancel import Cancel
+    from m1agent.compaction import Compaction
+    from m1agent.conversation import Conversation
+    from m1agent.hooks import Hooks
+    from m1agent.limits import Limits
+    from m1agent.models.base import Settings
+
+    return {
+        "cancel": Cancel,
+        "compaction": Compaction,
+        "conversation": Conversation,
+        "hooks": Hooks,
+        "input_guards": Sequence,
+        "limits": Limits,
+        "observers": Sequence,
+        "output_guards": Sequence,
+        "results": ResultBudget,
+        "roots": Sequence,
+        "settings": Settings,
+    }

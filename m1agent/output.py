@@ -38,6 +38,8 @@ class Output:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             path = ".".join(map(str, first["loc"]))
             raise OutputMismatch(f"{path}: {first['msg']}" if path else first["msg"]) from None
+        except Exception as error:  # A validator of the type itself failed.
+            raise OutputMismatch(f"{type(error).__name__}: {error}") from error
 
     def instructions(self) -> str:
         """What the model is told before it answers."""

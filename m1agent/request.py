@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypedDict, cast, get_origin
+from typing import Annotated, Any, Generic, TypedDict, cast, get_args, get_origin
 
 from typing_extensions import TypeVar
 
@@ -83,9 +83,19 @@ def read_choice(given: Any) -> ToolChoice:
 
 
 def check_deps(deps: Any, kind: Any) -> None:
-    """Raises TypeError where `deps` is not of that type; of a generic type, its parameters are not looked at."""
+    """Raises TypeError where `deps` is not of that type; of a generic type, its parameters are not looked at.
+
+    Types that no object can be held against, such as a TypedDict or a plain Protocol, are left to the type checker.
+    """
     origin = get_origin(kind)
+    if origin is Annotated:
+        check_deps(deps, get_args(kind)[0])
+        return
     plain = origin if isinstance(origin, type) and origin is not types.UnionType else kind
-    if plain is not None and not isinstance(deps, plain):
+    try:
+        fits = plain is None or isinstance(deps, plain)
+    except TypeError:
+        return
+    if not fits:
         name = getattr(kind, "__name__", str(kind))
         raise TypeError(f"deps must be a {name}, not a {type(deps).__name__}; give the run deps=...")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
 from pydantic import ValidationError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NAME = re.compile(r"[^\s\x00-\x1f\x7f\"'\\<>]{1,128}")
 Needs: TypeAlias = bool | Callable[[dict[str, Any]], bool]
 
 
@@ -79,10 +81,32 @@ class Tool:
     available: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and not self.timeout > 0:
-            raise ToolDefinitionError(f"{self.name}: timeout must be above 0 seconds, not {self.timeout!r}")
-        if self.retries is not None and self.retries < 1:
-            raise ToolDefinitionError(f"{self.name}: retries must be at least 1, not {self.retries!r}")
+        name: Any = self.name
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ToolDefinitionError(
+                f"{name!r} cannot be a tool's name: 1 to 128 characters without spaces, quotes, '<', '>' and '\\'; "
+                "give another with name="
+            )
+        if problem := self._problem():
+            raise ToolDefinitionError(f"{name}: {problem}")
+
+    def _problem(self) -> str | None:
+        """Which field is not what it must be; untyped callers meet it here and not in the middle of a run."""
+        handler, hints, timeout, retries = cast("Sequence[Any]", (self.handler, self.hints, self.timeout, self.retries))
+        approval, available = cast("Sequence[Any]", (self.approval, self.available))
+        if not callable(handler):
+            return f"its handler must be a function, not {shown(handler)}"
+        if not isinstance(hints, Hints):
+            return f"hints must be Hints(...), not {shown(hints)}"
+        if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
+            return f"timeout must be above 0 seconds, not {timeout!r}"
+        if retries is not None and (not isinstance(retries, int) or retries < 1):
+            return f"retries must be at least 1, and a whole number, not {retries!r}"
+        if approval is not None and not isinstance(approval, bool) and not callable(approval):
+            return f"approval must be True, False or a function of the arguments, not {shown(approval)}"
+        if available is not None and not callable(available):
+            return f"available must be a function, such as lambda: False, not {shown(available)}"
+        return None
 
     @classmethod
     def from_schema(
@@ -145,6 +169,8 @@ class Tool:
             kwargs = self.parameters.bind(checked.arguments)
         except ValidationError as error:
             raise InvalidArguments(self.name, cap(_typed_problems(error, checked.arguments))) from error
+        except Exception as error:  # A validator of the types themselves failed.
+            raise InvalidArguments(self.name, [f"{type(error).__name__}: {error}"]) from error
         return Validated(checked.arguments, kwargs, checked.coercions)
 
     def needs_approval(self, arguments: dict[str, Any]) -> bool:
@@ -257,8 +283,8 @@ def tool(
     A first parameter of type `Context` is given the run's context and is no part of the schema.
 
     Raises:
-        ToolDefinitionError: a parameter is positional-only, variadic, not annotated, or of a type JSON cannot hold; or
-            `timeout` or `retries` is out of range.
+        ToolDefinitionError: a parameter is positional-only, variadic, not annotated, or of a type JSON cannot hold; the
+            name cannot stand in a call; or an option is of another kind or out of range.
     """
     make: Any = functools.partial(
         FunctionTool,

@@ -19,13 +19,17 @@ class Toolset:
     """Tools under one name, in a fixed order.
 
     Raises:
-        ToolDefinitionError: two tools have the same name.
+        ToolDefinitionError: two tools have the same name, or something is no tool.
     """
 
     def __init__(self, name: str, tools: Iterable[Tool]) -> None:
         self.name = name
         self._tools: dict[str, Tool] = {}
         for item in tools:
+            given: Any = item
+            if not isinstance(given, Tool):
+                what = function_name(given) if callable(given) else shown(given)
+                raise ToolDefinitionError(f"{what} is no tool; a Toolset holds what @tool makes of a function")
             if item.name in self._tools:
                 raise ToolDefinitionError(
                     f"two tools are called '{item.name}'; give one another name, or use prefixed()"

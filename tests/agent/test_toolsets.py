@@ -94,7 +94,7 @@ def test_names_that_meet_or_are_none_are_refused() -> None:
     [
         ({"timout": 1}, TypeError, "a tool has no field 'timout'. Did you mean \"timeout\"?"),
         ({"timeout": 0}, ToolDefinitionError, "add: timeout must be above 0 seconds, not 0"),
-        ({"retries": 0}, ToolDefinitionError, "add: retries must be at least 1, not 0"),
+        ({"retries": 0}, ToolDefinitionError, "add: retries must be at least 1, and a whole number, not 0"),
     ],
 )
 def test_changes_that_make_no_sense_are_refused(changes: dict[str, Any], error: type[Exception], says: str) -> None:
