@@ -115,6 +115,10 @@ def run_question(given: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"m1agent: {error}", file=sys.stderr)
         return EXIT_USAGE
+    question = sys.stdin.read() if given.question == "-" else given.question
+    if not question.strip():
+        print("m1agent: the question is empty", file=sys.stderr)
+        return EXIT_USAGE
     servers: list[ServerConfig] = list(as_servers(given.mcp)) if given.mcp else []
     servers += [_server(command, index) for index, command in enumerate(given.mcp_command)]
     agent = Agent(
@@ -126,7 +130,6 @@ def run_question(given: argparse.Namespace) -> int:
         mcp=servers,
         elicit=Terminal(),
     )
-    question = sys.stdin.read() if given.question == "-" else given.question
     return asyncio.run(_run(agent, question, as_json=given.json, show_prompt=given.show_prompt))
 
 

@@ -89,6 +89,9 @@ def serve_tools(given: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return EXIT_USAGE
+    if given.with_tools and not given.agent:
+        print("m1agent: --with-tools goes with --agent; without it the tools are offered anyway", file=sys.stderr)
+        return EXIT_USAGE
     names = installed_toolsets() if given.tools is None else [name.strip() for name in given.tools.split(",")]
     tools = gather_tools([load_toolset(name) for name in names if name], given.name)
     # Stdout belongs to the protocol; what goes wrong is for stderr.
