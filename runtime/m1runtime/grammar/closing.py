@@ -12,10 +12,12 @@ import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 
 from llguidance import LLMatcher
 
+from m1runtime.grammar.effort import UNLIMITED, Effort
 from m1runtime.grammar.shape import BACKSLASH, CLOSE_ARRAY, CLOSE_OBJECT, COMMA, OPEN_OBJECT, QUOTE, Shape
 
 EXPANSIONS = 2500
@@ -43,7 +45,7 @@ class _Node:
     shape: Shape
 
 
-def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int) -> bytes | None:
+def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int, effort: Effort = UNLIMITED) -> bytes | None:
     """Some completion, found by always taking the most closing byte; None if it is far beyond `limit` tokens.
 
     Inside a scalar that may not end yet, the byte used least in it: a pattern may wait for any of them.
@@ -51,7 +53,7 @@ def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int) -> bytes | No
     node = _forced(_Node(matcher.deep_copy(), b"", shape))
     used: Counter[int] = Counter()
     for _ in range(min(4 * limit + 64, PLUNGE_STEPS)):
-        if node is None:
+        if node is None or effort.over:
             return None
         allowed, accepting = _allowed(node.matcher)
         if accepting:
@@ -68,7 +70,13 @@ def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int) -> bytes | No
 
 
 def complete_shortest(
-    matcher: LLMatcher, shape: Shape, cost: Callable[[bytes], int], *, limit: int, merge: bool
+    matcher: LLMatcher,
+    shape: Shape,
+    cost: Callable[[bytes], int],
+    *,
+    limit: int,
+    merge: bool,
+    effort: Effort = UNLIMITED,
 ) -> Completion | None:
     """The completion of least `cost`, summed over its segments, at most `limit`; None if none was found within bounds.
 
@@ -80,7 +88,7 @@ def complete_shortest(
     order = count()
     heap = [(cost(start.text), next(order), start)]
     seen: Counter[object] = Counter()
-    while heap and len(seen) < EXPANSIONS and next(order) < STATES:
+    while heap and len(seen) < EXPANSIONS and next(order) < STATES and not effort.over:
         spent, _, node = heapq.heappop(heap)
         allowed, accepting = _allowed(node.matcher)
         if accepting:
@@ -97,16 +105,16 @@ def complete_shortest(
     return None
 
 
-def _worth_visiting(node: _Node, allowed: list[int], seen: Counter[object], merge: bool) -> bool:
+def _worth_visiting(node: _Node, allowed: tuple[int, ...], seen: Counter[object], merge: bool) -> bool:
     """One visit to a place between values or in free text; a few in scalars, whose end may depend on their start."""
     shape = node.shape
     if not merge:
         seen[node.text] += 1
         return True
     place = (shape.frames, shape.string is None, shape.key and shape.string, shape.escaped, shape.key_next, shape.since)
-    seen[place, tuple(allowed)] += 1
+    seen[place, allowed] += 1
     scalar = shape.since > 0 and not shape.free and not shape.key
-    return seen[place, tuple(allowed)] <= (VARIANTS if scalar else 1)
+    return seen[place, allowed] <= (VARIANTS if scalar else 1)
 
 
 def _step(node: _Node, byte: int, *, free: bool, owned: bool) -> _Node | None:
@@ -129,43 +137,44 @@ def _forced(node: _Node) -> _Node | None:
     return None if shape.repeated else _Node(node.matcher, node.text + run, shape)
 
 
-def _allowed(matcher: LLMatcher) -> tuple[list[int], bool]:
+def _allowed(matcher: LLMatcher) -> tuple[tuple[int, ...], bool]:
     if matcher.is_error():
-        return [], False
+        return (), False
     if matcher.is_accepting():
-        return [], True
-    mask = int.from_bytes(matcher.compute_bitmask()[:32], "little")
-    found: list[int] = []
-    while mask:
-        low = mask & -mask
-        found.append(low.bit_length() - 1)
-        mask ^= low
-    return found, False
+        return (), True
+    return _bytes_in(matcher.compute_bitmask()[:32]), False
 
 
-def _choices(shape: Shape, allowed: list[int]) -> list[int]:
+@lru_cache(4096)
+def _bytes_in(bitmask: bytes) -> tuple[int, ...]:
+    mask = int.from_bytes(bitmask, "little")
+    return tuple(byte for byte in range(256) if mask >> byte & 1)
+
+
+def _choices(shape: Shape, allowed: tuple[int, ...]) -> tuple[int, ...]:
     if shape.string is not None:
         if QUOTE in allowed and not shape.escaped and shape.repeats():
-            return _representatives([byte for byte in allowed if byte != QUOTE])
+            return _representatives(tuple(byte for byte in allowed if byte != QUOTE))
         if QUOTE in allowed and not shape.escaped and not (shape.key and len(allowed) <= FEW):
-            return [QUOTE]
+            return (QUOTE,)
         return _representatives(allowed)
     for closer in (CLOSE_OBJECT, CLOSE_ARRAY):
         if closer in allowed:
-            return [closer]
+            return (closer,)
     if COMMA in allowed:
-        return [COMMA]
+        return (COMMA,)
     return _representatives(allowed)
 
 
-def _representatives(allowed: list[int]) -> list[int]:
+@lru_cache(4096)
+def _representatives(allowed: tuple[int, ...]) -> tuple[int, ...]:
     if len(allowed) <= FEW:
         return allowed
     kinds: dict[object, int] = {}
     for byte in allowed:
         kinds.setdefault(_kind(byte), byte)
     plain = {kind: byte for kind, byte in kinds.items() if kind not in ("high", BACKSLASH)}
-    return list((plain or kinds).values())
+    return tuple((plain or kinds).values())
 
 
 def _kind(byte: int) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +15,16 @@ from m1runtime.grammar import writer
 from m1runtime.grammar.guided import Programs
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
 from m1runtime.grammar.reach import unusable
-from m1runtime.grammar.schema import CompiledSchema, Schema, ToolSchemaReport, compile_schema, free_object, refusal
+from m1runtime.grammar.schema import (
+    MAX_WEIGHT,
+    CompiledSchema,
+    Schema,
+    ToolSchemaReport,
+    compile_schema,
+    free_object,
+    refusal,
+    weight,
+)
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
 
 SEPARATORS = (", ", ": ")
@@ -163,15 +173,23 @@ def _compile_tool(tool: ToolGrammar) -> CompiledSchema:
 
 
 def _fit(tools: Sequence[ToolGrammar], compiled: list[CompiledSchema], text: Callable[[], str]) -> None:
-    """Each tool compiles alone; where all together are too much, the largest are freed one by one, and reported."""
-    free: set[int] = set()
-    while (why := _refusal(text())) is not None:
-        left = [i for i in range(len(tools)) if i not in free]
-        if not left:
-            raise SchemaError(f"the tools cannot be compiled together: {why}")
-        largest = max(left, key=lambda i: len(compiled[i].text))
-        free.add(largest)
+    """Each tool compiles alone; where all together are too much, the largest are freed: 1, 2, 4 more ..."""
+    weights = {i: weight(json.loads(schema.text)) for i, schema in enumerate(compiled)}
+
+    def free(why: str) -> None:
+        largest = max(weights, key=lambda i: (weights[i], len(compiled[i].text)))
+        del weights[largest]
         compiled[largest] = free_object(tools[largest].name, SEPARATORS, f"too large beside the other tools: {why}")
+
+    while sum(weights.values()) > 2 * MAX_WEIGHT:
+        free("too many keys in all")
+    count = 1
+    while (why := unusable(text())) is not None:
+        if not weights:
+            raise SchemaError(f"the tools cannot be compiled together: {why}")
+        for _ in range(min(count, len(weights))):
+            free(why)
+        count *= 2
 
 
 def _refusal(lark: str) -> str | None:

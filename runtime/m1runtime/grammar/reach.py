@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from llguidance import LLMatcher
 
 from m1runtime.grammar.closing import complete_fast, complete_shortest
+from m1runtime.grammar.effort import UNLIMITED, Effort
 from m1runtime.grammar.guided import LIMITS, UNBOUNDED
 from m1runtime.grammar.shape import Shape
 from m1runtime.grammar.vocabulary import byte_tokenizer
+
+MAX_TEXT = 10_000
+"""Bytes of an instance; a call that cannot be shorter fits no budget."""
 
 
 def unusable(lark: str) -> str | None:
@@ -16,16 +22,33 @@ def unusable(lark: str) -> str | None:
     return matcher.get_error().split("\n")[0] if matcher.is_error() else None
 
 
-def unreachable(lark: str) -> str | None:
-    """Why no JSON text of this grammar could be found; None if one was."""
-    matcher = _matcher(lark)
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A text of a grammar, or why none is known: it does not compile (`refused`), or none was found."""
+
+    text: bytes = b""
+    why: str | None = None
+    refused: bool = False
+
+
+def reach(lark: str, effort: Effort = UNLIMITED) -> Reach:
+    """Looks for a JSON text of this grammar, for no longer than `effort`."""
+    try:
+        matcher = _matcher(lark)
+    except (ValueError, UnicodeEncodeError) as error:
+        return Reach(why=str(error), refused=True)
     if matcher.is_error():
-        return matcher.get_error().split("\n")[0]
+        return Reach(why=matcher.get_error(), refused=True)
     shape = Shape.start(names=True)
-    if complete_fast(matcher, shape, limit=UNBOUNDED) is not None:
-        return None
-    found = complete_shortest(matcher, shape, len, limit=UNBOUNDED, merge=True)
-    return "no instance could be found" if found is None else None
+    text = complete_fast(matcher, shape, limit=UNBOUNDED, effort=effort)
+    if text is None or len(text) > MAX_TEXT:
+        found = complete_shortest(matcher, shape, len, limit=UNBOUNDED, merge=True, effort=effort)
+        text = found.text if found is not None else text
+    if text is None:
+        return Reach(why="no instance could be found in time" if effort.over else "no instance could be found")
+    if len(text) > MAX_TEXT:
+        return Reach(why=f"the shortest instance found is {len(text)} bytes long")
+    return Reach(text)
 
 
 def _matcher(lark: str) -> LLMatcher:

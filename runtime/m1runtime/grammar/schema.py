@@ -14,15 +14,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from llguidance import LLMatcher
 
+from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, open_objects, respelled
 from m1runtime.grammar.names import pointer as _escape
-from m1runtime.grammar.reach import unreachable
+from m1runtime.grammar.reach import Reach, reach
 
 Schema: TypeAlias = "dict[str, Any] | bool"
 
@@ -30,13 +32,15 @@ MAX_DEPTH = 100
 """Nested JSON levels; llguidance's own reader stops at 128."""
 MAX_NODES = 100_000
 MAX_KEYS = 1000
-"""Compile time grows with the square of the keys of one object: 0.2 s here."""
+MAX_WEIGHT = 4 * MAX_KEYS**2
+"""Compile time grows with the square of the keys of one object: 0.2 s for MAX_KEYS of them."""
 MAX_COUNT = 2**31 - 1
 MAX_LEAST = 1000
 """A minLength or minItems above this is left to validation; shorter ones must be searchable within a budget."""
 
-MAX_SEARCHES = 20
-"""Patterns without a text that are looked for in one schema: each takes half a second."""
+SECONDS = 1.0
+"""Of CPU, to look at the patterns of one schema; half of it to find an instance, and for each of both once more where
+none is found. A schema of a hundred arguments needs a hundredth."""
 
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"})
 TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
@@ -101,45 +105,71 @@ class ToolSchemaReport:
 class CompiledSchema:
     """A schema llguidance takes, as the text after `%json`, and its report.
 
-    `names`: an instance may hold names the schema does not declare, so the constraint must remember them.
+    `names`: an instance may hold names the schema does not declare, so the constraint must remember them; `instance`:
+    one that the grammar accepts.
     """
 
     text: str
     report: ToolSchemaReport
     names: bool
+    instance: bytes
 
 
-def compile_schema(name: str, schema: object, *, separators: tuple[str, str], tool: bool) -> CompiledSchema | None:
+def compile_schema(
+    name: str,
+    schema: object,
+    *,
+    separators: tuple[str, str],
+    tool: bool,
+    clock: Callable[[], float] = time.thread_time,
+) -> CompiledSchema | None:
     """`schema` as llguidance can enforce it, strictly if possible, otherwise leniently with everything lost listed.
 
-    Where no instance is found, the patterns that no text is found for are left to validation too.
+    Where no instance is found, the patterns that no text is found for are left to validation too, and so is all that
+    takes longer than its share of SECONDS on `clock`.
     None when llguidance can neither; `tool=True` then never happens: a free JSON object is the last resort.
     """
     reason = _too_big(schema)
     if reason is None and isinstance(schema, (dict, bool)):
         for search in (False, True):
             lost: list[Unenforced] = []
-            reduced = _Reducer(lost, tool=tool, search=search).root(cast("Schema", schema))
-            escapes = _escapes(reduced, lost)
-            for lenient in (False, True):
-                text = _with_options(reduced, separators, lenient=lenient, escapes=escapes)
-                failed, messages = _validate(text)
-                reason = messages[0].split("\n")[0] if failed else unreachable(_lark(text))
-                if reason is None:
-                    unenforced = (*lost, *_blame(reduced, messages))
-                    report = ToolSchemaReport(name, tuple(dict.fromkeys(unenforced)))
-                    return CompiledSchema(text, report, names=open_objects(reduced))
-                if not failed:
-                    break
+            effort = Effort(SECONDS / 2 if search else SECONDS, clock)
+            reduced = _Reducer(lost, tool=tool, search=search, effort=effort).root(cast("Schema", schema))
+            found = _compile(name, reduced, lost, separators, Effort(SECONDS / 2, clock))
+            if isinstance(found, CompiledSchema):
+                return found
+            reason = found
     elif reason is None:
         reason = f"a schema is an object or a boolean, not {type(schema).__name__}"
     return free_object(name, separators, reason or "unknown") if tool else None
 
 
+def _compile(
+    name: str, reduced: Schema, lost: list[Unenforced], separators: tuple[str, str], effort: Effort
+) -> CompiledSchema | str:
+    """The reduced schema compiled, or why not."""
+    escapes = _escapes(reduced, lost)
+    found, messages = Reach(), list[str]()
+    for lenient in (False, True):
+        text = _with_options(reduced, separators, lenient=lenient, escapes=escapes)
+        if lenient:
+            failed, messages = _validate(_lark(text))
+            if failed:
+                return messages[0].split("\n")[0]
+        found = reach(_lark(text), effort)
+        if found.why is None:
+            unenforced = (*lost, *_blame(reduced, messages))
+            report = ToolSchemaReport(name, tuple(dict.fromkeys(unenforced)))
+            return CompiledSchema(text, report, open_objects(reduced), found.text)
+        if not found.refused:
+            break
+    return (found.why or "unknown").split("\n")[0]
+
+
 def free_object(name: str, separators: tuple[str, str], why: str) -> CompiledSchema:
     """Any JSON object: the reading of a tool whose schema cannot be compiled at all."""
     report = ToolSchemaReport(name, (Unenforced("", "*", why),))
-    return CompiledSchema(_with_options({"type": "object"}, separators, lenient=False), report, names=True)
+    return CompiledSchema(_with_options({"type": "object"}, separators, lenient=False), report, True, b"{}")
 
 
 def refusal(schema: object, *, separators: tuple[str, str]) -> str:
@@ -156,9 +186,9 @@ def _lark(text: str) -> str:
     return f"start: %json {text}\n"
 
 
-def _validate(text: str) -> tuple[bool, list[str]]:
+def _validate(lark: str) -> tuple[bool, list[str]]:
     try:
-        grammar = LLMatcher.grammar_from_lark(_lark(text))
+        grammar = LLMatcher.grammar_from_lark(lark)
         return LLMatcher.validate_grammar_with_warnings(grammar)
     except (ValueError, UnicodeEncodeError) as error:
         return True, [str(error)]
@@ -187,10 +217,13 @@ def _with_options(schema: Schema, separators: tuple[str, str], *, lenient: bool,
 def _too_big(schema: object) -> str | None:
     """Measured without recursion: the schema may come from an untrusted server."""
     level: list[object] = [schema]
-    nodes = 0
+    nodes = weight = 0
     for _ in range(MAX_DEPTH):
         if any(isinstance(node, dict) and len(cast("dict[str, Any]", node)) > MAX_KEYS for node in level):
             return f"more than {MAX_KEYS} keys in one object"
+        weight += _weight(level)
+        if weight > MAX_WEIGHT:
+            return "too many keys in all"
         level = [child for node in level for child in _children(node)]
         nodes += len(level)
         if nodes > MAX_NODES:
@@ -198,6 +231,19 @@ def _too_big(schema: object) -> str | None:
         if not level:
             return None
     return f"nested deeper than {MAX_DEPTH} levels"
+
+
+def weight(schema: object) -> int:
+    """What compiling costs, in squared keys of objects; for a schema that compiled."""
+    level, total = [schema], 0
+    for _ in range(MAX_DEPTH):
+        total += _weight(level)
+        level = [child for node in level for child in _children(node)]
+    return total
+
+
+def _weight(level: list[object]) -> int:
+    return sum(len(cast("dict[str, Any]", node)) ** 2 for node in level if isinstance(node, dict))
 
 
 def _children(node: object) -> Iterator[object]:
@@ -210,11 +256,12 @@ def _children(node: object) -> Iterator[object]:
 class _Reducer:
     """Copies a schema without annotations and without the keywords that stop llguidance, which it lists."""
 
-    def __init__(self, lost: list[Unenforced], *, tool: bool, search: bool) -> None:
+    def __init__(self, lost: list[Unenforced], *, tool: bool, search: bool, effort: Effort) -> None:
         """`search`: also list patterns that no matching text is found for."""
         self._lost = lost
         self._tool = tool
-        self._searches = MAX_SEARCHES if search else 0
+        self._search = search
+        self._effort = effort
 
     def root(self, schema: Schema) -> Schema:
         reduced = self._node(schema, "", may_close=self._tool)
@@ -240,10 +287,7 @@ class _Reducer:
         for keyword, value in node.items():
             if keyword in _DROPPED or (keyword == "format" and value not in FORMATS):
                 continue
-            why = _unusable(keyword, value)
-            if why is None and keyword == "pattern" and self._searches:
-                why = unreachable(_lark(json.dumps({"type": "string", "pattern": value})))
-                self._searches -= why is not None
+            why = self._no_pattern(value) if keyword == "pattern" else _unusable(keyword, value)
             if why is not None:
                 self._lose(path, keyword, why)
                 continue
@@ -253,6 +297,17 @@ class _Reducer:
         if closes:
             reduced["additionalProperties"] = False
         return reduced
+
+    def _no_pattern(self, pattern: object) -> str | None:
+        """Why a pattern cannot be enforced, or is not looked at: there are too many."""
+        if self._effort.over:
+            return "the schema takes too long to compile"
+        lark = _lark(json.dumps({"type": "string", "pattern": pattern}))
+        if self._search:
+            found = reach(lark, self._effort)
+            return _short(found.why) if found.why else None
+        failed, messages = _validate(lark)
+        return _short(messages[0]) if failed else None
 
     def _value(self, keyword: str, value: Any, path: str, *, may_close: bool) -> Any:
         deeper = may_close and keyword not in ("allOf", "not", "if", "then", "else", "dependentSchemas", "contains")
@@ -279,9 +334,6 @@ def _unusable(keyword: str, value: Any) -> str | None:
     if keyword == "type":
         unknown = [n for n in _names(value) if n not in TYPES]
         return f"unknown type {unknown[0]!r}" if unknown else None
-    if keyword == "pattern":
-        failed, messages = _validate(json.dumps({"type": "string", "pattern": value}))
-        return _short(messages[0]) if failed else None
     if keyword == "$ref" and not (isinstance(value, str) and value.startswith("#")):
         return "only references within the schema can be resolved"
     if keyword in _COUNTS:

@@ -1,0 +1,116 @@
+"""Schemas made to be expensive: the work on one is bounded, and what it costs to leave out is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from m1runtime.grammar import Grammar, ToolGrammar
+from m1runtime.grammar.effort import Effort
+from m1runtime.grammar.grammar import SEPARATORS
+from m1runtime.grammar.schema import CompiledSchema, compile_schema
+from m1runtime.grammar.vocabulary import byte_tokenizer
+
+LOOKS = 200
+"""At the clock in a second: a clock that counts makes the work of a search countable."""
+
+
+class Bytes:
+    """A tokenizer of single bytes."""
+
+    vocab_size = 257
+    token_bytes = [*(bytes([i]) for i in range(256)), b"<end>"]  # noqa: RUF012
+    special_ids = {"<end>": 256}  # noqa: RUF012
+    eos_ids = frozenset({256})
+    llg = byte_tokenizer()
+
+
+BYTES = Bytes()
+
+
+def required(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def ticking() -> tuple[Callable[[], float], Callable[[], int]]:
+    ticks = count()
+    return lambda: next(ticks) / LOOKS, lambda: next(ticks)
+
+
+def compiled(schema: Any) -> tuple[CompiledSchema, int]:
+    clock, looks = ticking()
+    found = compile_schema("t", schema, separators=SEPARATORS, tool=True, clock=clock)
+    assert found is not None
+    return found, looks()
+
+
+def doubled(depth: int) -> dict[str, Any]:
+    schema = required({"x": {"type": "integer"}})
+    for _ in range(depth):
+        schema = required({"a": schema, "b": schema})
+    return schema
+
+
+def test_an_effort_ends_when_its_clock_says_so() -> None:
+    effort = Effort(3, count().__next__)
+    assert [effort.over for _ in range(4)] == [False, False, True, True]
+
+
+def test_patterns_without_a_text_cost_no_more_for_being_many() -> None:
+    schemas = [
+        required({f"p{i}": {"type": "string", "pattern": rf"\.x{i}$"} for i in range(n)} | {"n": {"type": "integer"}})
+        for n in (3, 60)
+    ]
+    (few, _), (many, looks) = (compiled(schema) for schema in schemas)
+    assert looks < 4 * LOOKS
+    for found, n in ((few, 3), (many, 60)):
+        assert [item.path for item in found.report.unenforced] == [f"/properties/p{i}" for i in range(n)]
+        assert {item.keyword for item in found.report.unenforced} == {"pattern"}
+        assert b'"n": ' in found.instance
+    assert any("takes too long" in item.why for item in many.report.unenforced)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"n": required({c: {"$ref": "#/$defs/n"} for c in "abcdefgh"})}, "$ref": "#/$defs/n"},
+        required({f"p{i}": {"type": "string", "minLength": 1000} for i in range(60)}),
+        {"anyOf": [required({f"a{i}": {"type": "string", "pattern": rf"\.x{i}$"}}) for i in range(40)]},
+    ],
+    ids=["endless", "long", "union"],
+)
+def test_a_search_for_an_instance_ends_and_is_reported(schema: Any) -> None:
+    found, looks = compiled(schema)
+    assert looks < 4 * LOOKS
+    assert not found.report.enforced
+    grammar = Grammar.tool_calls([ToolGrammar("t", schema)], mode="required")
+    assert grammar.start(BYTES, max_new_tokens=20_000).min_tokens < 20_000
+
+
+def test_too_many_keys_are_refused_before_they_are_compiled() -> None:
+    wide = {f"p{i}": {} for i in range(900)}
+    found, looks = compiled(required({f"o{j}": {"type": "object", "properties": wide} for j in range(20)}))
+    assert looks == 0
+    assert [(item.path, item.keyword, item.why) for item in found.report.unenforced] == [
+        ("", "*", "too many keys in all")
+    ]
+
+
+def test_a_call_too_long_for_any_budget_is_freed() -> None:
+    found, _ = compiled(doubled(10))
+    assert [(item.path, item.keyword) for item in found.report.unenforced] == [("", "*")]
+    assert found.instance == b"{}"
+
+
+def test_tools_too_large_together_are_freed_by_size_and_the_small_kept() -> None:
+    wide = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(900)}}
+    small = required({"x": {"type": "integer"}})
+    tools = [ToolGrammar("small", small), *(ToolGrammar(f"t{i}", wide) for i in range(12))]
+    reports = Grammar.tool_calls(tools, mode="required").reports
+    assert reports[0].enforced
+    freed = [report for report in reports if not report.enforced]
+    assert 0 < len(freed) < 12
+    assert all("beside the other tools" in report.unenforced[0].why for report in freed)
