@@ -46,6 +46,7 @@ class Connection:
         self._redact = redact
         self._client: Client | None = None
         self._owner: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
 
     @property
@@ -58,6 +59,12 @@ class Connection:
     def lost(self) -> bool:
         """Whether the other side has gone."""
         return self._owner is None or self._owner.done() or self.wire.closed
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it lives in an event loop other than the running one, where it cannot be used."""
+        ended = self._owner is None or self._owner.done() or self._loop.is_closed()
+        return not ended and self._loop is not asyncio.get_running_loop()
 
     async def open(self) -> None:
         """Connect and list the tools. Raises what goes wrong, TimeoutError when it takes too long."""

@@ -79,6 +79,7 @@ class McpServer:
         self._hide = Redactor(config.credentials)
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
+        self._listing = asyncio.Lock()
         self._listed: dict[str, ListedTool] = {}
         self._made: dict[str, Tool | BadTool] = {}
         self._first: frozenset[str] | None = None
@@ -101,6 +102,10 @@ class McpServer:
 
     async def refresh(self) -> bool:
         """List the tools again if the server said that they changed; whether they did."""
+        async with self._listing:
+            return await self._list_again()
+
+    async def _list_again(self) -> bool:
         if not self.changed or self._connection is None or self._connection.lost:
             return False
         before = [tool.spec for tool in self.tools]
@@ -170,7 +175,10 @@ class McpServer:
         return prompt_messages(result)
 
     async def aclose(self) -> None:
-        """Disconnect; a child process and its descendants are gone afterwards. Calling it again does nothing."""
+        """Disconnect; a child process and its descendants are gone afterwards. Calling it again does nothing.
+
+        Raises McpError in an event loop other than the one it was connected in.
+        """
         await self._close()
         self.status = ServerStatus(self.config.name, "closed")
 
@@ -181,6 +189,7 @@ class McpServer:
 
         Raises McpError.
         """
+        self._check_loop()
         connection = self._connection
         if connection is None or connection.lost:
             connection = await self._reconnect(connection)
@@ -239,7 +248,15 @@ class McpServer:
         await connection.open()
         self._connection, self._taken = connection, False
 
+    def _check_loop(self) -> None:
+        if self._connection is not None and self._connection.elsewhere:
+            raise McpError(
+                f"The server '{self.config.name}' was connected in another event loop; use and close it there, "
+                "or connect it in this one as well."
+            )
+
     async def _close(self) -> None:
+        self._check_loop()
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

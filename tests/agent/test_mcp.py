@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from m1agent.agent import Agent
-from m1agent.errors import InvalidArguments, ToolError
+from m1agent.errors import InvalidArguments, McpError, ToolError
 from m1agent.mcp.config import HttpServer, StdioServer
 from m1agent.mcp.hub import McpHub
 from m1agent.mcp.server import McpServer
@@ -293,6 +293,26 @@ def test_two_servers_may_have_a_tool_of_one_name(scripts: Path) -> None:
         assert {"one__add", "two__add"} <= set(tools)
 
     with_hub(use, stdio(scripts, "good", called="one"), stdio(scripts, "good", called="two"))
+
+
+def test_another_event_loop_is_told_so(scripts: Path) -> None:
+    async def go() -> int:
+        hub = McpHub([stdio(scripts, "good")])
+        await hub.connect()
+        tool = next(tool for tool in hub.tools if tool.name == "good__pid")
+
+        def elsewhere() -> None:
+            with pytest.raises(ToolError, match="The server 'good' was connected in another event loop"):
+                asyncio.run(tool.call({}))
+            with pytest.raises(McpError, match="use and close it there"):
+                asyncio.run(hub.aclose())
+
+        await asyncio.to_thread(elsewhere)
+        pid = int("".join(filter(str.isdigit, await tool.call({}))))
+        await hub.aclose()
+        return pid
+
+    assert not is_running(asyncio.run(go()))
 
 
 def test_cancelling_while_connecting_leaves_nothing(scripts: Path) -> None:

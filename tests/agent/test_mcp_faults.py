@@ -65,6 +65,22 @@ def test_a_flood_of_notifications() -> None:
     with_tools(use, faulty(), ClientSide(on_log=heard.append))
 
 
+def test_runs_that_list_changed_tools_at_the_same_time() -> None:
+    async def use(hub: McpHub, tools: dict[str, Tool]) -> None:
+        before = hub.status[0]
+        flood = asyncio.create_task(tools["flood"].call({}))
+
+        async def refresh() -> None:
+            while not flood.done():
+                await hub.refresh()
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(refresh() for _ in range(5)))
+        assert await flood == "flooded" and hub.status[0] == before
+
+    with_tools(use, faulty())
+
+
 def test_lines_that_are_no_messages(caplog: pytest.LogCaptureFixture) -> None:
     async def use(_: McpHub, tools: dict[str, Tool]) -> None:
         assert await tools["garbage"].call({}) == "after the garbage"
