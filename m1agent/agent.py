@@ -16,6 +16,7 @@ from m1agent.approval import Approval, Ask
 from m1agent.blocking import run_blocking
 from m1agent.budget import ResultBudget, Spill
 from m1agent.conversation import Conversation
+from m1agent.delegation import reachable
 from m1agent.events import Event, HandedOff, RunFinished
 from m1agent.hooks import Hooks
 from m1agent.limits import Limits
@@ -170,7 +171,8 @@ class Agent(Generic[Deps, Out]):
         """The events of a run as they happen; the last is `RunFinished`. Leaving early cancels the run.
 
         Args:
-            prompt: the user's words, or messages; None goes on with the conversation as it stands.
+            prompt: the user's words, or messages; None goes on with the conversation as it stands. Where calls of an
+                agent wait that this one had handed over to, that one goes on.
             options: see `RunOptions`: `conversation`, `deps`, `limits`, `settings`, `tool_choice`, `cancel`,
                 `approvals`.
 
@@ -185,10 +187,11 @@ class Agent(Generic[Deps, Out]):
         talk = Conversation() if conversation is None else conversation
         choice = read_choice(options.get("tool_choice", "auto"))
         new, deps = read_prompt(prompt), options.get("deps")
+        agent = self._going_on(talk)
         self.check_deps(deps)
+        agent.check_deps(deps)
         answers = read_approvals(options.get("approvals"), talk)
         progress = Progress(options.get("limits") or self.limits)
-        agent: Agent[Any, Any] = self
         with talk.in_use():
             while True:
                 async with agent._connected() as hub:
@@ -297,7 +300,7 @@ class Agent(Generic[Deps, Out]):
         return "\n\n".join(part for part in (self.instructions, asked) if part)
 
     def _plan(self, hub: McpHub | None, settings: Settings | None, asked: Agent[Any, Any]) -> RunPlan:
-        """This agent's part in a run that `asked` was asked for: what comes out of it is the business of that one."""
+        """This agent's part in a run that `asked` was asked for: what goes in and comes out is that one's business."""
         options = self._options
         seen = tuple(asked._options.get("observers", ()))
         return RunPlan(
@@ -310,12 +313,22 @@ class Agent(Generic[Deps, Out]):
             approval=self._approval,
             hooks=options.get("hooks") or Hooks(),
             spill=self._spill,
-            input_guards=options.get("input_guards", ()),
+            input_guards=asked._options.get("input_guards", ()),
             output_guards=asked._options.get("output_guards", ()),
             compaction=options.get("compaction"),
             observers=(*seen, *(one for one in options.get("observers", ()) if one not in seen)),
             refresh=functools.partial(self._refresh, hub) if hub is not None else None,
         )
+
+    def _going_on(self, talk: Conversation) -> Agent[Any, Any]:
+        """The agent whose calls wait in the conversation, if this one or those it may hand over to made them."""
+        if not talk.waiting:
+            return self
+        team = reachable(self)
+        named = [agent for agent in team if agent.name == talk.agent]
+        names = {call.name for call in talk.waiting}
+        able = [agent for agent in named or team if all(name in agent.tools for name in names)]
+        return next(iter(able or named), self)
 
     async def _refresh(self, hub: McpHub) -> None:
         """Hear of tools that came and went. A run keeps the tools it began with; new ones are for the next."""

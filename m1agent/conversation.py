@@ -34,10 +34,11 @@ class Journal(Protocol):
         """The whole history is now `messages`: a rewind or a compaction."""
         ...
 
-    def noted(self, results: Sequence[ToolResult | None], waiting: Sequence[str] = ()) -> None:
+    def noted(self, results: Sequence[ToolResult | None], waiting: Sequence[str] = (), agent: str = "") -> None:
         """Results of the last reply's calls that are known before all are, in the order of the calls.
 
         `waiting` are the ids of calls that wait for a human's answer; until it is there the reply stays unanswered.
+        `agent` is the name of the agent that made the calls.
         """
         ...
 
@@ -69,6 +70,7 @@ class Conversation:
         self._in_use = False
         self._noted: tuple[ToolResult | None, ...] = ()
         self._waiting: tuple[str, ...] = ()
+        self._agent = ""
         self._marks: dict[int, object] = {}
         self.rebuilds = 0
         self.tokens = 0
@@ -83,6 +85,11 @@ class Conversation:
     def waiting(self) -> tuple[ToolCall, ...]:
         """Calls of the last reply that wait for a human's answer."""
         return tuple(call for call in self.last_calls if call.id in self._waiting)
+
+    @property
+    def agent(self) -> str:
+        """The name of the agent whose calls wait, which goes on once they are answered; empty where none wait."""
+        return self._agent if self._waiting else ""
 
     @property
     def last_calls(self) -> tuple[ToolCall, ...]:
@@ -115,6 +122,7 @@ class Conversation:
             "messages": to_json(self._messages),
             "noted": results_to_json(self._noted),
             "waiting": list(self._waiting),
+            "agent": self.agent,
         }
 
     @classmethod
@@ -134,6 +142,7 @@ class Conversation:
         made = cls(from_json(cast("Any", values.get("messages"))))
         made._noted = results_from_json(values.get("noted", []))
         made._waiting = _waiting(values.get("waiting", []), made)
+        made._agent = _agent(values.get("agent", ""))
         return made
 
     @contextmanager
@@ -178,16 +187,20 @@ class Conversation:
         """A second conversation with the same past; the model's state is shared, not computed again."""
         twin = Conversation(self._messages)
         twin._noted, twin._waiting, twin._marks = self._noted, self._waiting, dict(self._marks)
+        twin._agent = self._agent
         twin.tokens, twin.shortest = self.tokens, self.shortest
         twin._model, twin._setup, twin._held = self._model, self._setup, self._held
         twin._thread = self._thread.fork() if self._thread else None
         return twin
 
-    def note(self, results: Sequence[ToolResult | None], waiting: Sequence[str] = ()) -> None:
-        """Write down results of the last reply's calls while others still run or wait; `settle` takes them up."""
-        self._noted, self._waiting = tuple(results), tuple(waiting)
+    def note(self, results: Sequence[ToolResult | None], waiting: Sequence[str] = (), agent: str = "") -> None:
+        """Write down results of the last reply's calls while others still run or wait; `settle` takes them up.
+
+        `agent` is the name of the agent that made the calls.
+        """
+        self._noted, self._waiting, self._agent = tuple(results), tuple(waiting), agent
         if self._journal is not None:
-            self._journal.noted(self._noted, self._waiting)
+            self._journal.noted(self._noted, self._waiting, agent)
 
     async def rewind(self, length: int) -> None:
         """Go back to the first `length` messages. After a reply that made no calls, a local model keeps its state.
@@ -274,6 +287,12 @@ class Conversation:
             self._thread = self._model.open(self._setup)
             self._held = 0
         return self._thread
+
+
+def _agent(given: Any) -> str:
+    if not isinstance(given, str):
+        raise TranscriptError(f"agent: expected the name of an agent, got {shown(given)}")
+    return given
 
 
 def _waiting(given: Any, conversation: Conversation) -> tuple[str, ...]:

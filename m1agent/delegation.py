@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -92,6 +93,14 @@ def handoff(agent: Agent[Any, Any], *, name: str | None = None, description: str
         takes_context=True,
         agent=cast("Any", agent),
     )
+
+
+def reachable(agent: Agent[Any, Any]) -> Sequence[Agent[Any, Any]]:
+    """The agent and all that may come to have its conversation by hand-offs, the nearest first."""
+    found = [agent]
+    for one in found:  # Grows while it is read.
+        found += [tool.agent for tool in one.tools if isinstance(tool, Handoff) and tool.agent not in found]
+    return found
 
 
 def _name(agent: Agent[Any, Any], given: str | None) -> str:

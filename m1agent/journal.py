@@ -26,7 +26,7 @@ from m1agent.transcript import message_to_json, results_from_json, results_to_js
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A conversation as its table holds it. `waiting` is a JSON list of call ids, times are seconds since 1970."""
+    """A conversation as its table holds it. `waiting` is read by `waiting_of`, times are seconds since 1970."""
 
     key: int
     id: str
@@ -107,23 +107,23 @@ class FileJournal:
             write(sql, branch, kept, bodies[kept:])
         self._branch, self._length, self._noted = branch, len(bodies), ()
 
-    def noted(self, results: Sequence[ToolResult | None], waiting: Sequence[str] = ()) -> None:
+    def noted(self, results: Sequence[ToolResult | None], waiting: Sequence[str] = (), agent: str = "") -> None:
         before = [*self._noted, *[None] * len(results)]
         new = [(index, result) for index, result in enumerate(results) if result and result != before[index]]
         rows = [(self._branch, index, _text(results_to_json([result]))) for index, result in new]
-        with self._change(self._length, waiting) as sql:
+        with self._change(self._length, waiting, agent) as sql:
             sql.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", rows)
         self._noted = tuple(results)
 
     @contextmanager
-    def _change(self, length: int, waiting: Sequence[str] = ()) -> Generator[Connection]:
+    def _change(self, length: int, waiting: Sequence[str] = (), agent: str = "") -> Generator[Connection]:
         # Lost until written: the conversation in memory already has the change, and must not go on without it.
         lost, self._lost = self._lost, True
         with nullcontext() if self._held else self._lock(), self._database.writing() as sql:
             same = sql.execute(
                 "UPDATE conversations SET revision = revision + 1, changed = ?, length = ?, waiting = ?"
                 " WHERE key = ? AND revision = ?",
-                (time.time(), length, json.dumps(list(waiting)), self._key, self._revision),
+                (time.time(), length, waiting_to_text(waiting, agent), self._key, self._revision),
             )
             if lost or not same.rowcount:
                 raise self._changed()
@@ -188,6 +188,18 @@ def bodies_of(sql: Connection, branch: int | None) -> list[str]:
         branch, kept = sql.execute("SELECT parent, kept FROM branches WHERE key = ?", (branch,)).fetchone()
         until = min(until, kept)
     return [body for part in reversed(parts) for body in part]
+
+
+def waiting_to_text(waiting: Sequence[str], agent: str) -> str:
+    """Ids of calls that wait, as a JSON list; where an agent's name is known, as an object with it."""
+    ids = list(waiting)
+    return _text({"calls": ids, "agent": agent} if ids and agent else ids)
+
+
+def waiting_of(row: Row) -> tuple[tuple[str, ...], str]:
+    """Ids of calls that wait, and the name of the agent that made them."""
+    given: dict[str, Any] | list[str] = json.loads(row.waiting)
+    return (tuple(given["calls"]), given["agent"]) if isinstance(given, dict) else (tuple(given), "")
 
 
 def notes_of(sql: Connection, branch: int) -> dict[int, ToolResult | None]:

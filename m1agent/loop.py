@@ -251,7 +251,7 @@ class Run:
             results[index] = result
             self._progress.records.append(CallRecord(calls.calls[index], result))
         if self._stop == "approval":
-            self._conversation.note(results, [call.id for call in calls.waiting])
+            self._note(results, [call.id for call in calls.waiting])
             return
         self._conversation.settle(results)
         self._transfer = next((tool.agent for result in results if (tool := self._handoff(result))), None)
@@ -316,8 +316,11 @@ class Run:
             hooks=plan.hooks,
             spill=plan.spill,
             observer=self._observer,
-            note=self._conversation.note,
+            note=self._note,
         )
+
+    def _note(self, results: Sequence[ToolResult | None], waiting: Sequence[str]) -> None:
+        self._conversation.note(results, waiting, self._plan.name)
 
     def _context(self, call: ToolCall, progress: Callable[[str, float | None], None]) -> Context[Any]:
         talk = self._conversation

@@ -27,7 +27,7 @@ from typing import Self
 from m1agent.conversation import NOT_RUN, Conversation
 from m1agent.database import Database
 from m1agent.errors import ConversationChanged, ConversationInUse, StoreError
-from m1agent.journal import FileJournal, bodies_of, find, insert, notes_of, write
+from m1agent.journal import FileJournal, bodies_of, find, insert, notes_of, waiting_of, write
 from m1agent.messages import AssistantMessage, Message, ToolCall, ToolResult
 from m1agent.transcript import message_from_json
 
@@ -190,7 +190,7 @@ class ConversationStore:
         calls = last.calls if isinstance(last, AssistantMessage) else ()
         noted = tuple(notes.get(index) for index in range(len(calls))) if notes else ()
         journal = FileJournal(self._database, row, noted, lambda: self._lock(row.key))
-        return StoredConversation(id, messages, journal, noted, json.loads(row.waiting))
+        return StoredConversation(id, messages, journal, noted, *waiting_of(row))
 
     @contextmanager
     def _lock(self, key: int) -> Generator[None]:
@@ -231,11 +231,12 @@ class StoredConversation(Conversation):
         journal: FileJournal,
         noted: Sequence[ToolResult | None],
         waiting: Sequence[str],
+        agent: str,
     ) -> None:
         super().__init__(messages, journal=journal)
         self.id = id
         self._file = journal
-        self._noted, self._waiting = tuple(noted), tuple(waiting)
+        self._noted, self._waiting, self._agent = tuple(noted), tuple(waiting), agent
 
     @property
     def unsettled(self) -> bool:
@@ -268,6 +269,7 @@ class StoredConversation(Conversation):
                 for call, result in zip(calls, self._known(calls), strict=True)
             ],
             self._waiting,
+            self._agent,
         )
 
     def _unanswered(self) -> tuple[ToolCall, ...]:

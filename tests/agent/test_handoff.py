@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from m1agent.messages import AssistantMessage, ToolCall, ToolMessage, Usage, Use
 from m1agent.models.base import Settings
 from m1agent.models.scripted import ScriptedModel
 from m1agent.observe import RunInfo, Unobserved
+from m1agent.store import ConversationStore
 from m1agent.tools import tool
 from m1agent.toolset import Toolset
 
@@ -322,3 +324,48 @@ def test_the_next_run_goes_on_with_the_agent_that_is_asked_then() -> None:
     desk.run_sync("My bill?", conversation=talk)
     assert desk.run_sync("And now?", conversation=talk).output == "Desk again."
     assert one.requests[1].messages[-1] == UserMessage("And now?") and len(one.requests[1].messages) == 5
+
+
+def asks_first() -> Agent[Any, Any]:
+    billing = Agent(ScriptedModel([call("risky", id="r"), "Paid."]), tools=[risky], name="Billing")
+    return Agent(ScriptedModel([call("transfer_to_billing")]), tools=[handoff(billing)], name="Desk")
+
+
+def test_the_agent_whose_calls_wait_goes_on_when_they_are_answered() -> None:
+    desk = asks_first()
+    first = desk.run_sync("My bill?")
+    assert first.stop == "approval" and first.conversation.agent == "Billing"
+    talk = Conversation.from_json(json.loads(json.dumps(first.conversation.to_json())))
+    assert talk.agent == "Billing" and talk.fork().agent == "Billing"
+    second = desk.run_sync(None, conversation=talk, approvals={first.pending[0].id: True})
+    assert (second.stop, second.output, second.calls[0].result.content) == ("done", "Paid.", "done")
+    assert talk.agent == ""
+
+
+def test_a_store_knows_whose_calls_wait(tmp_path: Path) -> None:
+    desk = asks_first()
+    with ConversationStore(tmp_path / "talks.db") as store:
+        talk = store.create()
+        desk.run_sync("My bill?", conversation=talk)
+        again, twin = store.open(talk.id), store.fork(talk.id)
+        assert again.agent == twin.agent == "Billing"
+        waits = {one.id: True for one in again.waiting}
+        assert desk.run_sync(None, conversation=again, approvals=waits).output == "Paid."
+
+
+def test_agents_of_one_name_are_told_apart_by_their_tools() -> None:
+    other = Agent(ScriptedModel([both("risky"), "Paid."]), tools=[risky])
+    desk = Agent(ScriptedModel([call("transfer_to_agent")]), tools=[handoff(other)])
+    first = desk.run_sync("My bill?")
+    result = desk.run_sync(None, conversation=first.conversation, approvals={first.pending[0].id: True})
+    assert result.output == "Paid."
+
+
+def test_what_comes_with_the_answers_is_judged_by_the_agent_that_was_asked() -> None:
+    billing = Agent(ScriptedModel([both("risky")]), tools=[risky], name="Billing")
+    model = ScriptedModel([call("transfer_to_billing")])
+    guards = [lambda messages: Block("bad") if messages[-1].text == "bad" else None]
+    desk: Agent[Any, Any] = Agent(model, tools=[handoff(billing)], input_guards=guards)
+    first = desk.run_sync("My bill?")
+    second = desk.run_sync("bad", conversation=first.conversation, approvals={first.pending[0].id: True})
+    assert second.stop == "blocked" and [one.name for one in second.pending] == ["risky"]
