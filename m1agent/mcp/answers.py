@@ -9,13 +9,13 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from m1agent.context import Context
 from m1agent.errors import SchemaError
 from m1agent.events import ReplyFinished
 from m1agent.mcp.client_side import Accepted, Cancelled, ClientSide, Declined, Elicitation, LogMessage
 from m1agent.mcp.clock import Clock
 from m1agent.mcp.config import ServerConfig
 from m1agent.mcp.redaction import Redactor
+from m1agent.mcp.running import SAMPLES, RunningCalls
 from m1agent.messages import AssistantMessage, Message, Setup, UserMessage
 from m1agent.models.base import Model, Settings
 from m1agent.problems import shown
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("m1agent.mcp")
 SAMPLING_TOKENS = 1024
 SAMPLING_AT_ONCE = 2
+REFUSED = -32600
 LOG_LINES, LOG_SECONDS = 100, 10.0
 LONGEST_LINE = 2000
 LEVELS = {
@@ -64,10 +65,10 @@ class Unanswerable(Exception):
 
 
 class Answers:
-    """Serves one server's requests. `running` holds the contexts of its calls, so that what they spend is counted."""
+    """Serves one server's requests. `running` are our calls at it: without one it may not ask the model."""
 
     def __init__(self, config: ServerConfig, side: ClientSide, redact: Redactor, clock: Clock) -> None:
-        self.running: list[Context[Any]] = []
+        self.running = RunningCalls()
         self._name = config.name
         self._side = side
         self._samples = side.model is not None and config.sampling
@@ -100,6 +101,11 @@ class Answers:
 
         model = self._side.model
         assert model is not None
+        if not self.running:
+            raise Unanswerable("the model is asked during a tool call alone, and none is running", REFUSED)
+        charged = self.running.take_sample()
+        if charged is None:
+            raise Unanswerable(f"a tool call may ask the model {SAMPLES} times, and these are used up", REFUSED)
         messages = [_message(message) for message in params.messages]
         if not messages or not isinstance(messages[-1], UserMessage):
             raise Unanswerable("the last message must be the user's")
@@ -111,8 +117,7 @@ class Answers:
         )
         async with self._sampling:
             reply = await _one_reply(model, params.system_prompt or "", messages, settings)
-        for running in self.running[-1:]:
-            running.charge(reply.usage)
+        charged.charge(reply.usage)
         return CreateMessageResult(
             role="assistant",
             content=TextContent(text=reply.message.text),

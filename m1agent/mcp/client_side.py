@@ -63,7 +63,8 @@ class ClientSide:
     """What servers may use of this side. Only what is given here is declared to them.
 
     Args:
-        model: answers servers' sampling requests, text only, in replies of at most 1,024 tokens.
+        model: answers servers' sampling requests, text only, in replies of at most 1,024 tokens, at most 8 for each
+            tool call and none without one.
         elicit: asks a person.
         roots: the folders and files a server may work in; told to it, not enforced.
         on_log: told every log line of a server, besides the logger `m1agent.mcp`.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -127,7 +126,7 @@ class McpServer:
         safe = listed.hints.read_only is True or listed.hints.idempotent is True
 
         async def send(connection: Connection) -> CallToolResult:
-            with _running(connection, about):
+            with connection.answers.running.call(about):
                 return await connection.client.call_tool(name, arguments, progress_callback=_progress(about))
 
         try:
@@ -362,15 +361,6 @@ class McpServer:
         # Hidden before it is cut: half a secret is no longer found.
         text = self._redact(explained(cause))
         return text.splitlines()[0][:300]
-
-
-@contextmanager
-def _running(connection: Connection, context: Context[Any]) -> Generator[None]:
-    connection.answers.running.append(context)
-    try:
-        yield
-    finally:
-        connection.answers.running.remove(context)
 
 
 def _progress(context: Context[Any]) -> ProgressFnT:
