@@ -174,7 +174,7 @@ class Agent(Generic[Deps, Out]):
             prompt: the user's words, or messages; None goes on with the conversation as it stands. Where calls of an
                 agent wait that this one had handed over to, that one goes on.
             options: see `RunOptions`: `conversation`, `deps`, `limits`, `settings`, `tool_choice`, `cancel`,
-                `approvals`.
+                `ask`, `approvals`.
 
         Raises:
             TypeError: the prompt is neither text nor messages, an option is unknown, or `deps` is of another type than
@@ -195,7 +195,7 @@ class Agent(Generic[Deps, Out]):
         with talk.in_use():
             while True:
                 async with agent._connected() as hub:
-                    plan = agent._plan(hub, options.get("settings"), asked=self)
+                    plan = agent._plan(hub, options, asked=self)
                     await talk.attach(agent.model, Setup(plan.instructions, plan.tools.specs))
                     cancel = options.get("cancel")
                     run = Run(talk, plan, progress, new=new, choice=choice, deps=deps, cancel=cancel, answers=answers)
@@ -299,7 +299,7 @@ class Agent(Generic[Deps, Out]):
         asked = output.instructions() if output is not None else ""
         return "\n\n".join(part for part in (self.instructions, asked) if part)
 
-    def _plan(self, hub: McpHub | None, settings: Settings | None, asked: Agent[Any, Any]) -> RunPlan:
+    def _plan(self, hub: McpHub | None, given: RunOptions[Any], asked: Agent[Any, Any]) -> RunPlan:
         """This agent's part in a run that `asked` was asked for: what goes in and comes out is that one's business."""
         options = self._options
         seen = tuple(asked._options.get("observers", ()))
@@ -308,9 +308,9 @@ class Agent(Generic[Deps, Out]):
             tools=self._all_tools(hub),
             name=self.name,
             instructions=self._instructions(asked._output),
-            settings=settings or self.settings,
+            settings=given.get("settings") or self.settings,
             output=asked._output,
-            approval=self._approval,
+            approval=self._approval.asking(given.get("ask")),
             hooks=options.get("hooks") or Hooks(),
             spill=self._spill,
             input_guards=asked._options.get("input_guards", ()),

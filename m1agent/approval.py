@@ -10,6 +10,7 @@ A call that must be asked about waits for the `ask` callback where there is one.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -110,6 +111,14 @@ class Approval:
         if tool.approval is None and tool.hints.destructive is None:
             return "allow"
         return "ask" if tool.needs_approval(call.arguments) else "allow"
+
+    def asking(self, ask: Ask | None) -> Approval:
+        """The same rules; where they have nobody to ask, `ask` answers."""
+        if ask is None or self.ask is not None:
+            return self
+        twin = copy.copy(self)
+        twin.ask = ask
+        return twin
 
     async def answer(self, request: ApprovalRequest) -> Denied | None:
         """Ask; None when the call may run. Raises TypeError when the callback answers neither yes nor no."""

@@ -268,7 +268,15 @@ class Calls:
             if self.results[job.index] is None:
                 self._tell(ToolProgress(job.call, message, fraction))
 
-        return self._rules.context(job.call, from_any_thread(progress)) if self._may_tell(job) else None
+        if not self._may_tell(job):
+            return None
+        context = self._rules.context(job.call, from_any_thread(progress))
+        return context if self._rules.approval.ask is None else replace(context, ask=self._ask)
+
+    async def _ask(self, request: ApprovalRequest) -> Denied | bool:
+        """Ask on behalf of an agent that a call puts to work: about one call at a time, as about this run's own."""
+        async with self._asking:
+            return await self._rules.approval.answer(request) or True
 
     def _may_tell(self, job: _Job) -> bool:
         return job.ask or job.tool.takes_context or self._rules.hooks.any

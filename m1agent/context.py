@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Generic
 
 from typing_extensions import TypeVar
 
+from m1agent.limits import Limits
 from m1agent.messages import Message, ToolCall, Usage
 
 if TYPE_CHECKING:
+    from m1agent.approval import Ask
     from m1agent.models.base import Model
 
 Deps = TypeVar("Deps", default=None)
@@ -26,20 +28,28 @@ class Context(Generic[Deps]):
             return context.deps.orders(customer)
 
     `deps` is what the run was started with (`Agent.run(..., deps=...)`), `call` the call being answered, `model` the
-    agent's model. The other fields are what the methods reach the run by.
+    agent's model. `ask` answers for calls that a person must approve, or is None. The other fields are what the methods
+    reach the run by.
     """
 
     deps: Deps
     call: ToolCall
     model: Model | None = None
+    ask: Ask | None = field(default=None, repr=False)
     on_progress: Callable[[str, float | None], None] = field(default=lambda message, fraction: None, repr=False)
     on_usage: Callable[[Usage], None] = field(default=lambda usage: None, repr=False)
     on_messages: Callable[[], tuple[Message, ...]] = field(default=lambda: (), repr=False)
+    on_left: Callable[[], Limits | None] = field(default=lambda: Limits(steps=None), repr=False)
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The conversation up to the call; copied at each asking."""
         return self.on_messages()
+
+    @property
+    def left(self) -> Limits | None:
+        """The tokens that are left to the run just now, as limits; None where they are used up."""
+        return self.on_left()
 
     def progress(self, message: str = "", fraction: float | None = None) -> None:
         """Tell how far the work is: a `ToolProgress` event. `fraction` runs from 0 to 1. Any thread may call it."""

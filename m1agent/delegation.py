@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from m1agent.arguments import FunctionArguments
+from m1agent.cancel import Cancel
 from m1agent.context import Context
 from m1agent.errors import ToolDefinitionError, ToolError
 from m1agent.events import ReplyFinished, RunFinished
@@ -27,6 +28,7 @@ PROMPT = {
     "additionalProperties": False,
 }
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+STOPPED = "The agent stopped without an answer"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -38,33 +40,44 @@ class Handoff(Tool):
 
 
 def agent_tool(agent: Agent[Any, Any], name: str | None, description: str) -> Tool:
-    """A tool that asks `agent` and returns its answer. It is given the deps of the run that calls it, and its tokens
-    count there as they are used.
+    """A tool that asks `agent` and returns its answer. It is given the deps of the run that calls it. Its tokens count
+    there as they are used, and it may use no more than are left there. Calls that wait for approval are answered by
+    its own `approval`, else by that of the run that calls it.
 
     Raises:
         ToolDefinitionError: the name cannot be a tool's.
     """
 
     async def ask(context: Context[Any], prompt: str) -> Any:
-        result = await _charged(agent, prompt, context)
-        if result.stop != "done":
-            why = result.reason or (str(result.error) if result.error else "")
-            raise ToolError(f"The agent stopped without an answer: {result.stop}{f' ({why})' if why else ''}.")
-        return result.output
+        result, spent = await _charged(agent, prompt, context)
+        if result.stop == "done":
+            return result.output
+        if result.stop == "approval":
+            names = ", ".join(dict.fromkeys(call.name for call in result.pending))
+            raise ToolError(f"{STOPPED}: a person must approve its call of {names}, and nobody can be asked here.")
+        why = result.reason or (str(result.error) if result.error else "")
+        raise ToolError(f"{STOPPED}: {'tokens' if spent else result.stop}{f' ({why})' if why else ''}.")
 
     return Tool.from_schema(_name(agent, name), description, PROMPT, ask, takes_context=True)
 
 
-async def _charged(agent: Agent[Any, Any], prompt: str, context: Context[Any]) -> RunResult[Any]:
-    charged = Usage()
-    async with aclosing(agent.stream(prompt, deps=context.deps)) as stream:
+async def _charged(agent: Agent[Any, Any], prompt: str, context: Context[Any]) -> tuple[RunResult[Any], bool]:
+    """The agent's run, within what is left to the run that asks; and whether others used that up meanwhile."""
+    left = context.left
+    if left is None:
+        raise ToolError("The agent was not asked: the tokens allowed in this run are used up.")
+    charged, spent = Usage(), Cancel()
+    options: Any = {"deps": context.deps, "limits": agent.limits & left, "ask": context.ask, "cancel": spent}
+    async with aclosing(agent.stream(prompt, **options)) as stream:
         async for event in stream:
             if isinstance(event, ReplyFinished):
                 context.charge(event.usage)
                 charged += event.usage
+                if context.left is None and event.message.calls:
+                    spent.cancel()
             if isinstance(event, RunFinished):
                 context.charge(event.result.usage - charged)  # Agents of its own, summaries.
-                return event.result
+                return event.result, spent.requested
     raise AssertionError("a run ends with RunFinished")
 
 

@@ -324,7 +324,15 @@ class Run:
 
     def _context(self, call: ToolCall, progress: Callable[[str, float | None], None]) -> Context[Any]:
         talk = self._conversation
-        return Context(self._deps, call, self._plan.model, progress, self._charge, lambda: talk.messages)
+        return Context(
+            self._deps,
+            call,
+            self._plan.model,
+            on_progress=progress,
+            on_usage=self._charge,
+            on_messages=lambda: talk.messages,
+            on_left=lambda: self._meter.left,
+        )
 
     def _info(self) -> RunInfo:
         plan = self._plan

@@ -50,6 +50,18 @@ class Meter:
         return replace(given, max_tokens=max(1, min(known))) if known else given
 
     @property
+    def left(self) -> Limits | None:
+        """What is left of the limits on tokens; None where one is used up."""
+        limits, read, written = self.limits, self._read, self.usage.output_tokens
+        bounds = {
+            "tokens": (limits.tokens, read + written),
+            "input_tokens": (limits.input_tokens, read),
+            "output_tokens": (limits.output_tokens, written),
+        }
+        left = {name: bound - used for name, (bound, used) in bounds.items() if bound is not None}
+        return Limits(steps=None, **left) if all(count > 0 for count in left.values()) else None
+
+    @property
     def _read(self) -> int:
         return self.usage.input_tokens - self.usage.reused_tokens
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 from m1agent.problems import close_match
 from m1agent.tools import Tool
@@ -54,7 +54,7 @@ def check_options(what: str, given: Mapping[str, Any], known: Any) -> None:
         if kind is None or (value is None and kind is not Sequence):
             continue
         if not isinstance(value, kind) or isinstance(value, str):
-            wanted = "list" if kind is Sequence else kind.__name__
+            wanted = {Sequence: "list", Callable: "function"}.get(kind, kind.__name__)
             raise TypeError(f"{what}: {name} must be a {wanted}, not a {type(value).__name__}")
 
 
@@ -69,6 +69,7 @@ def _kinds() -> Mapping[str, type[Any]]:
     from m1agent.models.base import Settings
 
     return {
+        "ask": cast("Any", Callable),
         "cancel": Cancel,
         "compaction": Compaction,
         "conversation": Conversation,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, TypedDict, cast, get_args, get_origi
 
 from typing_extensions import TypeVar
 
-from m1agent.approval import Answer, refusal
+from m1agent.approval import Answer, Ask, refusal
 from m1agent.cancel import Cancel
 from m1agent.conversation import Conversation
 from m1agent.limits import Limits
@@ -29,6 +29,7 @@ class RunOptions(TypedDict, Generic[Deps], total=False):
     limits, settings: instead of the agent's.
     tool_choice: what the first reply must be: `auto`, `none`, `required`, a `Named` or one of the tools.
     cancel: ends the run from outside.
+    ask: answers for calls that wait for approval while the run goes on, where the agent's own `approval` asks nobody.
     approvals: answers for the calls that the conversation waits for, by call id: True, False or `Denied("why")`. A call
         that is left out is not run, and the model is told that nobody answered.
     """
@@ -39,6 +40,7 @@ class RunOptions(TypedDict, Generic[Deps], total=False):
     settings: Settings | None
     tool_choice: ToolChoice | Tool
     cancel: Cancel | None
+    ask: Ask | None
     approvals: Mapping[str, Answer] | None
 
 

@@ -111,7 +111,10 @@ def test_a_typed_answer_is_told_as_json() -> None:
         (Agent(ScriptedModel([both("ping")] * 9), tools=[ping], limits=Limits(steps=1)), "steps"),
         (Agent(ScriptedModel([RuntimeError("no power")])), "error (RuntimeError: no power)"),
         (Agent(ScriptedModel(["x"]), output_guards=[lambda text: Block("not that")]), "blocked (not that)"),
-        (Agent(ScriptedModel([both("risky")]), tools=[risky]), "approval"),
+        (
+            Agent(ScriptedModel([both("risky", "ping", "risky")]), tools=[risky, ping]),
+            "a person must approve its call of risky, and nobody can be asked here",
+        ),
     ],
 )
 def test_why_an_agent_gave_no_answer_is_told(child: Agent[Any, Any], says: str) -> None:
@@ -152,6 +155,81 @@ def test_cancelling_the_parent_ends_the_child_and_its_tokens_count() -> None:
     alone = Agent(ScriptedModel([call("child", prompt="?")]), tools=[child.as_tool()], limits=Limits(steps=1))
     assert result.usage.output_tokens > 0 and result.calls[0].result.is_error
     assert result.usage.output_tokens > alone.run_sync("Go.").usage.output_tokens
+
+
+def spender(replies: int, **options: Any) -> Agent[None, str]:
+    """Writes a hundred tokens and more in each reply, and never comes to an end by itself."""
+
+    @tool
+    def note(number: int) -> str:
+        """Note a number."""
+        return f"noted {number}"
+
+    said = [AssistantMessage("well " * 20, calls=(ToolCall("c", "note", {"number": n}),)) for n in range(replies)]
+    return Agent(ScriptedModel(said), tools=[note], name="spender", **options)
+
+
+@pytest.mark.parametrize("limits", [Limits(tokens=4000), Limits(output_tokens=600), Limits(input_tokens=4000)])
+def test_limits_on_tokens_hold_in_the_agents_that_a_run_asks(limits: Limits) -> None:
+    child = spender(40, limits=Limits(steps=None))
+    asks = Agent(ScriptedModel([call("spender", prompt="?")]), tools=[child.as_tool()], limits=limits)
+    result = asks.run_sync("Go.")
+    assert result.stop == "tokens" and result.calls[0].result.content == "The agent stopped without an answer: tokens."
+    read, written = result.usage.input_tokens - result.usage.reused_tokens, result.usage.output_tokens
+    used = read + written if limits.tokens else written if limits.output_tokens else read
+    bound = limits.tokens or limits.output_tokens or limits.input_tokens or 0
+    assert bound <= used < bound + 400  # The last reply and what it read.
+
+
+def test_agents_asked_at_once_share_what_is_left() -> None:
+    children = [spender(20, limits=Limits(steps=None)) for _ in range(3)]
+    tools = [child.as_tool(f"spender_{n}") for n, child in enumerate(children)]
+    asks = AssistantMessage(calls=tuple(ToolCall(made.name, made.name, {"prompt": "?"}) for made in tools))
+    result = Agent(ScriptedModel([asks]), tools=tools, limits=Limits(output_tokens=1500)).run_sync("Go.")
+    assert result.stop == "tokens" and len(result.calls) == 3
+    assert all(record.result.content.endswith("without an answer: tokens.") for record in result.calls)
+    assert result.usage.output_tokens < 1500 + 3 * 200
+
+
+def test_an_agent_is_not_asked_with_tokens_that_are_used_up() -> None:
+    child = Agent(ScriptedModel([]), name="child")
+    top = Agent(ScriptedModel([call("child", prompt="?")]), tools=[child.as_tool()], limits=Limits(output_tokens=1))
+    result = top.run_sync("Go.")
+    assert result.stop == "tokens"
+    assert result.calls[0].result.content == "The agent was not asked: the tokens allowed in this run are used up."
+
+
+def test_those_whom_a_run_may_ask_answer_for_the_agents_it_asks() -> None:
+    asked: list[str] = []
+
+    def answer(request: Any) -> bool:
+        asked.append(request.call.id)
+        return len(asked) == 1
+
+    inner = Agent(ScriptedModel([both("risky"), "Inner."]), tools=[risky], name="inner")
+    middle = Agent(ScriptedModel([call("inner", prompt="?"), "Middle."]), tools=[inner.as_tool()], name="middle")
+    model = ScriptedModel([call("middle", prompt="?"), both("risky"), "Top."])
+    top = Agent(model, tools=[middle.as_tool(), risky], approval=Approval(ask=answer))
+    result = top.run_sync("Go.")
+    assert result.output == "Top." and len(asked) == 2
+    assert [one.result.content for one in result.calls] == ["Middle.", "This call was not allowed."]
+    assert isinstance(inner.model, ScriptedModel)
+    told = inner.model.requests[1].messages[-1]
+    assert isinstance(told, ToolMessage) and told.results[0].content == "done"
+
+
+def test_an_agent_asks_its_own_people_first() -> None:
+    child = Agent(ScriptedModel([both("risky"), "ok"]), tools=[risky], name="child", approval=lambda _: True)
+    model = ScriptedModel([call("child", prompt="?"), "ok"])
+    result = Agent(model, tools=[child.as_tool()], approval=lambda _: False).run_sync("Go.")
+    assert result.calls[0].result.content == "ok"
+
+
+def test_one_run_may_be_given_somebody_to_ask() -> None:
+    agent: Agent[None, str] = Agent(ScriptedModel([both("risky"), "ok"]), tools=[risky])
+    assert agent.run_sync("Go.", ask=lambda _: True).calls[0].result.content == "done"
+    with pytest.raises(TypeError, match="run: ask must be a function, not a int"):
+        agent.run_sync("Go.", ask=1)  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize("name", ["two words", "", "ärger", "x" * 65])
