@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 from llguidance import LLMatcher
 
 from m1runtime.errors import BudgetError, SchemaError
 from m1runtime.grammar import writer
-from m1runtime.grammar.guided import Programs
+from m1runtime.grammar.guided import Programs, Text, programs
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
 from m1runtime.grammar.reach import unusable
 from m1runtime.grammar.schema import (
@@ -26,6 +25,7 @@ from m1runtime.grammar.schema import (
     weight,
 )
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
+from m1runtime.grammar.writer import call_prefix
 
 SEPARATORS = (", ", ": ")
 Mode = Literal["auto", "required"]
@@ -41,11 +41,11 @@ class ToolGrammar:
 
 @dataclass(frozen=True, slots=True)
 class _Calls:
-    """Lark texts of a tool-calls grammar: after a trigger, as a whole reply, and after a thinking block."""
+    """Texts of a tool-calls grammar: after a trigger, as a whole reply, and after a thinking block."""
 
-    body: str
-    direct: str
-    after_thinking: str
+    body: Text
+    direct: Text
+    after_thinking: Text
     trigger: bytes
     skip: tuple[bytes, bytes]
     mode: Mode
@@ -58,13 +58,8 @@ class Grammar:
     `reports` says, per schema, which keywords are left to validate afterwards.
     """
 
-    _text: str | _Calls
-    _json: bool
-    _names: bool
+    _text: Text | _Calls
     reports: list[ToolSchemaReport]
-    _programs: WeakKeyDictionary[TokenizerLike, Programs] = field(
-        default_factory=WeakKeyDictionary[TokenizerLike, Programs]
-    )
 
     @classmethod
     def from_json_schema(cls, schema: Schema, *, separators: tuple[str, str] = SEPARATORS) -> Grammar:
@@ -75,7 +70,8 @@ class Grammar:
         compiled = compile_schema("", schema, separators=separators, tool=False)
         if compiled is None:
             raise SchemaError(f"the schema cannot be compiled: {refusal(schema, separators=separators)}")
-        return cls(writer.json_value(compiled.text), True, compiled.names, [compiled.report])
+        text = Text(writer.json_value(compiled.text), True, compiled.names, compiled.instance, compiled.bound)
+        return cls(text, [compiled.report])
 
     @classmethod
     def from_regex(cls, pattern: str) -> Grammar:
@@ -88,7 +84,7 @@ class Grammar:
         why = _refusal(text)
         if why is not None:
             raise SchemaError(f"the grammar cannot be compiled: {why}")
-        return cls(text, False, False, [])
+        return cls(Text(text), [])
 
     @classmethod
     def tool_calls(
@@ -120,9 +116,16 @@ class Grammar:
             )
 
         _fit(tools, compiled, lambda: text(trigger))
+        shortest = _shortest_calls(tools, compiled, end)
+        bound = _bound(tools, compiled, trigger + end)
+        names = any(schema.names for schema in compiled)
+
+        def whole(before: str, *, newlines: bool = False) -> Text:
+            return Text(text(before, newlines=newlines), True, names, before.encode() + shortest, bound)
+
         around = (skip[0].encode(), skip[1].encode())
-        calls = _Calls(text(""), text(trigger), text(trigger, newlines=True), trigger.encode(), around, mode)
-        return cls(calls, True, any(c.names for c in compiled), [c.report for c in compiled])
+        calls = _Calls(whole(""), whole(trigger), whole(trigger, newlines=True), trigger.encode(), around, mode)
+        return cls(calls, [c.report for c in compiled])
 
     def start(self, tokenizer: TokenizerLike, *, max_new_tokens: int) -> Constraint:
         """The constraint of one generation of at most `max_new_tokens` tokens, eos among them.
@@ -130,30 +133,42 @@ class Grammar:
         Raises BudgetError, a ValueError naming the minimum, when what must be written cannot fit.
         """
         known = vocabulary(tokenizer)
-        if tokenizer not in self._programs:
-            self._programs[tokenizer] = Programs(known)
-        programs = self._programs[tokenizer]
-        state = self._first(known, programs)
+        state = self._first(known, programs(tokenizer))
         if state is None:
             raise BudgetError(max_new_tokens, None)
         return Constraint(known, state, max_new_tokens)
 
-    def _first(self, known: Vocabulary, programs: Programs) -> State | None:
+    def _first(self, known: Vocabulary, compiled: Programs) -> State | None:
         calls = self._text
-        if isinstance(calls, str):
-            return programs.get(calls, json=self._json, names=self._names).start
+        if isinstance(calls, Text):
+            return compiled.get(calls).start
         opening, closing = calls.skip
         if calls.mode == "auto":
-            return FreeText(
-                known, programs.get(calls.body, json=True, names=self._names), Scanner(calls.trigger, opening, closing)
-            )
-        direct = programs.get(calls.direct, json=True, names=self._names).start
+            return FreeText(known, compiled.get(calls.body), Scanner(calls.trigger, opening, closing))
+        direct = compiled.get(calls.direct).start
         if not opening:
             return direct
-        after = programs.get(calls.after_thinking, json=True, names=self._names).start
+        after = compiled.get(calls.after_thinking).start
         if direct is None or after is None:
             return None
         return Opening(direct, after, Scanner(b"", opening, closing, inside=True))
+
+
+def _shortest_calls(tools: Sequence[ToolGrammar], compiled: Sequence[CompiledSchema], end: str) -> bytes:
+    """A body with one call, the shortest that is known."""
+    pairs = zip(tools, compiled, strict=True)
+    call = min((call_prefix(tool.name, SEPARATORS).encode() + schema.instance for tool, schema in pairs), key=len)
+    return b"\n" + call + b"}\n" + end.encode()
+
+
+def _bound(tools: Sequence[ToolGrammar], compiled: Sequence[CompiledSchema], around: str) -> int | None:
+    """Bytes that finish the calls from any place in them."""
+    calls = [
+        None if schema.bound is None else len(call_prefix(tool.name, SEPARATORS).encode()) + schema.bound
+        for tool, schema in zip(tools, compiled, strict=True)
+    ]
+    known = [call for call in calls if call is not None]
+    return max(known) + len(around.encode()) + 8 if len(known) == len(calls) else None
 
 
 def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None) -> None:

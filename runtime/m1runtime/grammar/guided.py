@@ -2,78 +2,130 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
+from weakref import WeakKeyDictionary
 
 import torch
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
 from m1runtime.errors import SchemaError
 from m1runtime.grammar.closing import Completion, complete_fast, complete_shortest
 from m1runtime.grammar.shape import QUOTE, Shape
-from m1runtime.grammar.vocabulary import Vocabulary, byte_tokenizer
+from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, byte_tokenizer, vocabulary
 
 UNBOUNDED = 1 << 30
 LIMITS = LLParserLimits(max_items_in_row=20_000, step_max_items=400_000)
 """The defaults refuse 600 tools, or one of 600 optional arguments."""
+ROOM = 64
+PROGRAMS = 128
+MASKS = 256
+EARLY = 512
+"""A mask is remembered by the bytes before it, up to MASKS masks and EARLY bytes: agents begin their calls alike."""
 MARGIN = 8
 """Where bytes are forced, a mask holds their canonical token alone; near the end of the budget the completion's own
 (fewer) tokens are allowed beside it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A grammar text and what is known of it.
+
+    `json`: the text is JSON apart from fixed parts, so equal places of its skeleton may be merged in the search;
+    `names`: its objects may hold made-up names, none of which may come twice; `instance`: a text it accepts, None if
+    none is known yet; `bound`: bytes that finish it from any place, None if no bound is known.
+    """
+
+    lark: str
+    json: bool = False
+    names: bool = False
+    instance: bytes | None = None
+    bound: int | None = None
+
+
 class Program:
     """A grammar text compiled for one vocabulary; shared by every generation that uses it.
 
-    `json`: the text is JSON apart from fixed parts, so equal places of its skeleton may be merged in the search;
-    `names`: its objects may hold made-up names, none of which may come twice.
+    `roomy`: with more tokens left than this, any token the grammar takes can be followed to an end.
     Raises SchemaError when llguidance refuses the text.
     """
 
-    def __init__(self, vocabulary: Vocabulary, lark: str, *, json: bool, names: bool) -> None:
-        grammar = LLMatcher.grammar_from_lark(lark)
+    def __init__(self, vocabulary: Vocabulary, text: Text) -> None:
         self.vocabulary = vocabulary
-        self.json = json
-        self.names = names
+        self.json = text.json
+        self.names = text.names
+        self.roomy = UNBOUNDED if text.bound is None or not vocabulary.spells_bytes else 2 * text.bound + ROOM
+        self.masks: dict[bytes, Tensor] = {}
+        self._text = text
         self._lock = Lock()
-        self.matcher = LLMatcher(vocabulary.llg, grammar, log_level=0, limits=LIMITS)
-        self.bytes_matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=LIMITS)
-        for matcher in (self.matcher, self.bytes_matcher):
-            if matcher.is_error():
-                raise SchemaError(f"the grammar cannot be compiled: {matcher.get_error()}")
+        self._matcher = self._compiled(vocabulary.llg)
+
+    def _compiled(self, llg: LLTokenizer) -> LLMatcher:
+        matcher = LLMatcher(llg, LLMatcher.grammar_from_lark(self._text.lark), log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise SchemaError(f"the grammar cannot be compiled: {matcher.get_error()}")
+        return matcher
 
     @property
     def start(self) -> Guided | None:
-        """The initial state, its shortest completion known; None if no completion was found.
+        """The initial state and a completion of it; None if no completion was found.
 
-        Its matchers are the caller's own: llguidance refuses one that two threads use at once.
+        Its matcher is the caller's own: llguidance refuses one that two threads use at once.
         """
         with self._lock:
             first = self._first
-            if first is None:
-                return None
-            return replace(first, matcher=first.matcher.deep_copy(), bytes_matcher=first.bytes_matcher.deep_copy())
+            return None if first is None else replace(first, matcher=first.matcher.deep_copy())
+
+    def bytes_matcher(self) -> LLMatcher:
+        """A matcher over bytes at the start of the text, the caller's own."""
+        with self._lock:
+            return self._bytes_matcher.deep_copy()
+
+    @cached_property
+    def _bytes_matcher(self) -> LLMatcher:
+        return self._compiled(byte_tokenizer())
 
     @cached_property
     def _first(self) -> Guided | None:
-        first = Guided(self, self.matcher, self.bytes_matcher, b"", Shape.start(names=self.names), Path((), b"", False))
-        path = first.search(UNBOUNDED) or first.search_fast(UNBOUNDED)
-        return None if path is None else replace(first, path=path)
+        first = Guided(self, self._matcher, None, b"", Shape.start(names=self.names), None)
+        known = self._text.instance
+        path = None if known is None else first.check(known, shortest=False, plain=self.vocabulary.canonical(known))
+        if path is None:
+            first = replace(first, bytes_matcher=self._bytes_matcher.deep_copy())
+            path = first.search(UNBOUNDED) or first.search_fast(UNBOUNDED)
+        return None if path is None else replace(first, bytes_matcher=None, path=path)
 
 
 class Programs:
-    """The programs of one grammar for one vocabulary, compiled when first needed."""
+    """The programs of one vocabulary, shared by all grammars; those used last are kept."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._programs: dict[str, Program] = {}
+        self._programs: OrderedDict[Text, Program] = OrderedDict()
+        self._lock = Lock()
 
-    def get(self, lark: str, *, json: bool, names: bool) -> Program:
+    def get(self, text: Text) -> Program:
         """The program of a grammar text. Raises SchemaError."""
-        if lark not in self._programs:
-            self._programs[lark] = Program(self._vocabulary, lark, json=json, names=names)
-        return self._programs[lark]
+        with self._lock:
+            found = self._programs.get(text)
+            if found is None:
+                found = self._programs[text] = Program(self._vocabulary, text)
+            self._programs.move_to_end(text)
+            while len(self._programs) > PROGRAMS:
+                self._programs.popitem(last=False)
+        return found
+
+
+_programs: WeakKeyDictionary[TokenizerLike, Programs] = WeakKeyDictionary()
+
+
+def programs(tokenizer: TokenizerLike) -> Programs:
+    """The programs for `tokenizer`, kept for its lifetime."""
+    found = _programs.get(tokenizer)
+    return found if found is not None else _programs.setdefault(tokenizer, Programs(vocabulary(tokenizer)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +139,19 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Guided:
-    """A state inside the grammar, immutable: steps return the next state or None. `path` completes it.
+    """A state inside the grammar, immutable: steps return the next state or None.
 
-    `bytes_matcher` stands `behind` bytes before the matcher, `shape` has `read` some of these; they follow when needed.
+    `path` completes it; None where the budget is so large that none has been looked for.
+    `bytes_matcher` (None: at the start) stands `behind` bytes before the matcher, and `shape` has `read` some of these;
+    they follow when needed.
     """
 
     program: Program
     matcher: LLMatcher
-    bytes_matcher: LLMatcher
+    bytes_matcher: LLMatcher | None
     behind: bytes
     shape: Shape
-    path: Path
+    path: Path | None
     finished: bool = field(default=False)
     read: int = field(default=0)
 
@@ -106,13 +160,36 @@ class Guided:
         """Nothing but eos may follow."""
         return self.finished or self.matcher.is_stopped()
 
+    @property
+    def known(self) -> Path:
+        """A completion: that of a state whose path is known, as those at the start and after `proved` are."""
+        assert self.path is not None
+        return self.path
+
+    @property
+    def min_tokens(self) -> int:
+        """Tokens of the completion that is known."""
+        return len(self.known.tokens)
+
     def mask(self, remaining: int) -> Tensor:
         """int32 [words]: the allowed tokens, narrowed to the completion when the budget leaves no choice."""
         vocabulary = self.program.vocabulary
         if self.done:
             return vocabulary.eos_mask.clone()
-        if len(self.path.tokens) >= remaining:
-            return vocabulary.mask_of(self.path.tokens[:1])
+        path = self.path
+        if path is not None and len(path.tokens) >= remaining:
+            return vocabulary.mask_of(path.tokens[:1])
+        mask = self._mask()
+        if path is not None and 2 * len(path.tokens) + MARGIN > remaining:
+            mask |= vocabulary.mask_of(path.tokens[:1])
+        return mask
+
+    def _mask(self) -> Tensor:
+        early = self.bytes_matcher is None and len(self.behind) < EARLY
+        known = self.program.masks.get(self.behind) if early else None
+        if known is not None:
+            return known.clone()
+        vocabulary = self.program.vocabulary
         mask = torch.zeros(vocabulary.words, dtype=torch.int32)
         words = (vocabulary.llg.vocab_size + 31) // 32
         raw = mask if words == vocabulary.words else torch.zeros(words, dtype=torch.int32)
@@ -120,11 +197,11 @@ class Guided:
         if raw is not mask:
             shared = min(words, vocabulary.words)
             mask[:shared] = raw[:shared]
-        mask &= ~vocabulary.eos_mask
+        mask &= vocabulary.plain_mask
         if self.matcher.is_accepting():
             mask |= vocabulary.eos_mask
-        if 2 * len(self.path.tokens) + MARGIN > remaining:
-            mask |= vocabulary.mask_of(self.path.tokens[:1])
+        if early and len(self.program.masks) < MASKS:
+            self.program.masks[self.behind] = mask.clone()
         return mask
 
     def accept(self, token: int, remaining: int) -> Guided | None:
@@ -137,20 +214,32 @@ class Guided:
 
     def take(self, tokens: tuple[int, ...], remaining: int) -> Guided | None:
         """The state after plain `tokens`, under the same two conditions."""
+        program = self.program
         matcher = self.matcher.deep_copy()
         if not matcher.consume_tokens(list(tokens)):
             return None
-        raw = b"".join(map(self.program.vocabulary.bytes_of, tokens))
-        after = replace(self, matcher=matcher, behind=self.behind + raw)
-        if self.program.names and QUOTE in raw:
+        raw = b"".join(map(program.vocabulary.bytes_of, tokens))
+        after = Guided(program, matcher, self.bytes_matcher, self.behind + raw, self.shape, None, False, self.read)
+        if program.names and QUOTE in raw:
             after = after.caught_up_shape()
             if after.shape.repeated:
                 return None
-        path = after.follow(self.path, tokens, raw)
+        if remaining > program.roomy and not matcher.is_error():
+            return after
+        path = None if self.path is None else after.follow(self.path, tokens, raw)
+        return after.proved(path, remaining)
+
+    def proved(self, path: Path | None, remaining: int) -> Guided | None:
+        """Itself with a completion of at most `remaining` tokens, `path` if that is one."""
+        after = self
         if path is None or len(path.tokens) > remaining:
-            after = after.caught_up()
+            after = self.caught_up()
             path = after.search_fast(remaining) or after.search(remaining)
-        return None if path is None or len(path.tokens) > remaining else replace(after, path=path)
+        if path is None or len(path.tokens) > remaining:
+            return None
+        return Guided(
+            self.program, self.matcher, after.bytes_matcher, after.behind, after.shape, path, self.finished, after.read
+        )
 
     def feed(self, raw: bytes, remaining: int) -> Guided | None:
         """The state after bytes that a token has written beyond the place where this grammar began."""
@@ -159,7 +248,7 @@ class Guided:
 
     def within(self, remaining: int) -> Guided | None:
         """Itself, if the budget can complete it."""
-        return self if len(self.path.tokens) <= remaining else None
+        return self.proved(self.path, remaining)
 
     def forced(self, remaining: int) -> tuple[tuple[int, ...], Guided] | None:
         """The canonical tokens that can only follow, and the state after them."""
@@ -171,18 +260,27 @@ class Guided:
 
     def refined(self) -> Guided:
         """Itself with the shortest completion there is."""
-        if self.path.shortest or self.done:
+        if self.finished or (self.path is not None and self.path.shortest):
             return self
-        after = self.caught_up()
-        path = after.search(len(self.path.tokens))
-        if path is None or len(path.tokens) >= len(self.path.tokens):
-            path = replace(self.path, shortest=True)
+        if self.matcher.is_stopped():
+            return replace(self, path=self._end())
+        after, old = self.caught_up(), self.path
+        path = after.search(UNBOUNDED if old is None else len(old.tokens))
+        if old is None:
+            path = path or after.search_fast(UNBOUNDED)
+        elif path is None or len(path.tokens) >= len(old.tokens):
+            path = after.check(old.text, shortest=True)
+            if path is None or len(path.tokens) >= len(old.tokens):
+                path = Path(old.tokens, old.text, True)
         return replace(after, path=path)
+
+    def _end(self) -> Path:
+        return Path((self.program.vocabulary.eos,), b"", True)
 
     def follow(self, old: Path, tokens: tuple[int, ...], raw: bytes) -> Path | None:
         """The old completion, adapted to what was just written; one call into the matcher in the common case."""
         if self.matcher.is_stopped():
-            return None if self.matcher.is_error() else Path((self.program.vocabulary.eos,), b"", True)
+            return None if self.matcher.is_error() else self._end()
         n = len(tokens)
         if tokens == old.tokens[:n]:
             return Path(old.tokens[n:], old.text[len(raw) :], old.shortest)
@@ -195,10 +293,10 @@ class Guided:
                     return path
         return self.check(old.text, shortest=False)
 
-    def check(self, text: bytes, *, shortest: bool) -> Path | None:
-        """`text` and eos as a completion, if the matcher takes them."""
+    def check(self, text: bytes, *, shortest: bool, plain: tuple[int, ...] | None = None) -> Path | None:
+        """`text` and eos as a completion, in its fewest tokens or those of `plain`, if the matcher takes them."""
         vocabulary = self.program.vocabulary
-        plain = vocabulary.cover(text)
+        plain = plain or vocabulary.cover(text)
         if plain is None:
             return None
         tokens = (*plain, vocabulary.eos)
@@ -215,16 +313,17 @@ class Guided:
 
     def caught_up(self) -> Guided:
         """Itself with the byte matcher at the same place."""
-        if not self.behind:
+        if not self.behind and self.bytes_matcher is not None:
             return self
-        matcher = self.bytes_matcher.deep_copy()
+        matcher = self.program.bytes_matcher() if self.bytes_matcher is None else self.bytes_matcher.deep_copy()
         matcher.consume_tokens(list(self.behind))
         return replace(self.caught_up_shape(), bytes_matcher=matcher, behind=b"", read=0)
 
     def search_fast(self, limit: int) -> Path | None:
         """Some completion of at most `limit` tokens, found greedily."""
         if self.matcher.is_stopped():
-            return None
+            return None if self.matcher.is_error() else self._end()
+        assert self.bytes_matcher is not None
         text = complete_fast(self.bytes_matcher, self.shape, limit=limit)
         path = None if text is None else self.check(text, shortest=False)
         return None if path is None or len(path.tokens) > limit else path
@@ -237,6 +336,7 @@ class Guided:
             plain = vocabulary.cover(text)
             return UNBOUNDED if plain is None else len(plain)
 
+        assert self.bytes_matcher is not None
         slack = limit + 8 + limit // 2
         found: Completion | None = complete_shortest(
             self.bytes_matcher, self.shape, cost, limit=slack, merge=self.program.json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from m1runtime.errors import BudgetError
 from m1runtime.grammar.guided import Guided, Program
 from m1runtime.grammar.vocabulary import Vocabulary
 
-Skip = tuple[str, str]
+AnyState = TypeVar("AnyState", "Thinking", "Opening")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,10 @@ class FreeText:
         start = self.calls.start
         return None if start is None else start.feed(rest, remaining)
 
+    def refined(self) -> FreeText:
+        """Itself: nothing has to follow."""
+        return self
+
 
 class Thinking:
     """Inside a thinking block that calls must follow: anything but eos, until the budget asks for the end of it."""
@@ -90,7 +95,7 @@ class Thinking:
     def __init__(self, calls: Guided, scanner: Scanner) -> None:
         self.vocabulary, self.calls, self.scanner = calls.program.vocabulary, calls, scanner
         written = _overlap(scanner.tail, scanner.closing)
-        anew, continued = (self.vocabulary.closing(scanner.closing[n:] + calls.path.text) for n in (0, written))
+        anew, continued = (self.vocabulary.closing(scanner.closing[n:] + calls.known.text) for n in (0, written))
         self.path = min(anew, continued, key=len)
         self._tokens_anew = len(anew)
 
@@ -112,8 +117,11 @@ class Thinking:
         scanner, rest = self.scanner.scan(self.vocabulary.bytes_of(token))
         if rest is not None:
             return self.calls.feed(rest, remaining)
-        after = Thinking(self.calls, scanner)
-        return after if after.min_tokens <= remaining else None
+        return _within(Thinking(self.calls, scanner), remaining)
+
+    def refined(self) -> Thinking:
+        """Itself with the shortest calls after it."""
+        return self if self.calls.known.shortest else Thinking(self.calls.refined(), self.scanner)
 
 
 def _overlap(written: bytes, wanted: bytes) -> int:
@@ -136,8 +144,8 @@ class Opening:
 
     def _path(self) -> tuple[int, ...]:
         if self.calls is not None:
-            return self.calls.path.tokens
-        text = self.scanner.opening[len(self.text) :] + self.scanner.closing + self.after.path.text
+            return self.calls.known.tokens
+        text = self.scanner.opening[len(self.text) :] + self.scanner.closing + self.after.known.text
         return self.vocabulary.closing(text)
 
     @property
@@ -161,18 +169,31 @@ class Opening:
         opening = self.scanner.opening
         if text.startswith(opening):
             return self._think(text[len(opening) :], remaining)
-        calls = None if self.calls is None else self.calls.accept(token, remaining)
+        calls = None
+        if self.calls is not None:
+            calls = self.calls.accept(token, min(remaining, self.calls.program.roomy))
         if not opening.startswith(text) or text == self.text:
             return calls
-        after = Opening(calls, self.after, self.scanner, text)
-        return after if after.min_tokens <= remaining else None
+        return _within(Opening(calls, self.after, self.scanner, text), remaining)
+
+    def refined(self) -> Opening:
+        """Itself with the shortest calls, of which one kind is known to be the way out."""
+        if self.calls is not None:
+            return Opening(self.calls.refined(), self.after, self.scanner, self.text)
+        return Opening(None, self.after.refined(), self.scanner, self.text)
 
     def _think(self, written: bytes, remaining: int) -> Thinking | Guided | None:
         scanner, rest = self.scanner.scan(written)
         if rest is not None:
             return self.after.feed(rest, remaining)
-        after = Thinking(self.after, scanner)
-        return after if after.min_tokens <= remaining else None
+        return _within(Thinking(self.after, scanner), remaining)
+
+
+def _within(state: AnyState, remaining: int) -> AnyState | None:
+    """The state, its completion shortened if need be, if it fits into what remains."""
+    if state.min_tokens > remaining:
+        state = state.refined()
+    return state if state.min_tokens <= remaining else None
 
 
 State = FreeText | Thinking | Opening | Guided
@@ -189,12 +210,12 @@ class Constraint:
 
     def __init__(self, vocabulary: Vocabulary, state: State, remaining: int) -> None:
         self._vocabulary, self._state, self._remaining = vocabulary, state, remaining
-        if self.min_tokens > remaining:
+        if state.min_tokens > remaining and self.min_tokens > remaining:
             raise BudgetError(remaining, self.min_tokens)
 
     def mask(self) -> Tensor | None:
         """int32 [ceil(V/32)] on the CPU, LSB first, 1 = allowed; None: free text, anything may follow."""
-        if isinstance(self._state, Guided) and len(self._state.path.tokens) >= self._remaining:
+        if self._known >= self._remaining:
             self._state = self._state.refined()
         return self._state.mask(self._remaining)
 
@@ -226,10 +247,14 @@ class Constraint:
     @property
     def min_tokens(self) -> int:
         """Tokens of the shortest completion from here, eos included; 0 in free text."""
-        if not isinstance(self._state, Guided):
-            return self._state.min_tokens
         self._state = self._state.refined()
-        return len(self._state.path.tokens)
+        return self._state.min_tokens
+
+    @property
+    def _known(self) -> int:
+        """Tokens of the completion at hand; 0 if none was needed."""
+        state = self._state
+        return state.min_tokens if not isinstance(state, Guided) or state.path is not None else 0
 
     def fork(self) -> Constraint:
         """An independent copy for the same thread; states are immutable, so nothing is duplicated."""

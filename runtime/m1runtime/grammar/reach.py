@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llguidance import LLMatcher
 
@@ -16,6 +17,7 @@ MAX_TEXT = 10_000
 """Bytes of an instance; a call that cannot be shorter fits no budget."""
 
 
+@lru_cache(128)
 def unusable(lark: str) -> str | None:
     """Why a matcher of this text cannot start; None if it can."""
     matcher = _matcher(lark)

@@ -17,10 +17,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
 from llguidance import LLMatcher
 
+from m1runtime.grammar.bound import bound
 from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, open_objects, respelled
 from m1runtime.grammar.names import pointer as _escape
@@ -37,6 +39,9 @@ MAX_WEIGHT = 4 * MAX_KEYS**2
 MAX_COUNT = 2**31 - 1
 MAX_LEAST = 1000
 """A minLength or minItems above this is left to validation; shorter ones must be searchable within a budget."""
+
+MAX_REMEMBERED = 100_000
+"""Characters of a schema whose compiled form is kept for the next grammar."""
 
 SECONDS = 1.0
 """Of CPU, to look at the patterns of one schema; half of it to find an instance, and for each of both once more where
@@ -106,13 +111,14 @@ class CompiledSchema:
     """A schema llguidance takes, as the text after `%json`, and its report.
 
     `names`: an instance may hold names the schema does not declare, so the constraint must remember them; `instance`:
-    one that the grammar accepts.
+    one that the grammar accepts; `bound`: bytes that finish an instance from any place, None if no bound is known.
     """
 
     text: str
     report: ToolSchemaReport
     names: bool
     instance: bytes
+    bound: int | None
 
 
 def compile_schema(
@@ -129,6 +135,23 @@ def compile_schema(
     takes longer than its share of SECONDS on `clock`.
     None when llguidance can neither; `tool=True` then never happens: a free JSON object is the last resort.
     """
+    try:
+        text = json.dumps(schema)
+    except (TypeError, ValueError, RecursionError):
+        text = ""
+    if text and len(text) <= MAX_REMEMBERED and clock is time.thread_time:
+        return _remembered(name, text, separators, tool)
+    return _compile_schema(name, schema, separators, tool, clock)
+
+
+@lru_cache(512)
+def _remembered(name: str, text: str, separators: tuple[str, str], tool: bool) -> CompiledSchema | None:
+    return _compile_schema(name, json.loads(text), separators, tool, time.thread_time)
+
+
+def _compile_schema(
+    name: str, schema: object, separators: tuple[str, str], tool: bool, clock: Callable[[], float]
+) -> CompiledSchema | None:
     reason = _too_big(schema)
     if reason is None and isinstance(schema, (dict, bool)):
         for search in (False, True):
@@ -160,7 +183,7 @@ def _compile(
         if found.why is None:
             unenforced = (*lost, *_blame(reduced, messages))
             report = ToolSchemaReport(name, tuple(dict.fromkeys(unenforced)))
-            return CompiledSchema(text, report, open_objects(reduced), found.text)
+            return CompiledSchema(text, report, open_objects(reduced), found.text, bound(reduced))
         if not found.refused:
             break
     return (found.why or "unknown").split("\n")[0]
@@ -169,7 +192,7 @@ def _compile(
 def free_object(name: str, separators: tuple[str, str], why: str) -> CompiledSchema:
     """Any JSON object: the reading of a tool whose schema cannot be compiled at all."""
     report = ToolSchemaReport(name, (Unenforced("", "*", why),))
-    return CompiledSchema(_with_options({"type": "object"}, separators, lenient=False), report, True, b"{}")
+    return CompiledSchema(_with_options({"type": "object"}, separators, lenient=False), report, True, b"{}", None)
 
 
 def refusal(schema: object, *, separators: tuple[str, str]) -> str:

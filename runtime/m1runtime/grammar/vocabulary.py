@@ -38,7 +38,8 @@ class Vocabulary:
     """Tables of one tokenizer, built once (tens of ms for 200k tokens).
 
     `words` is the length of a mask, ceil(V/32); `eos_mask` and `text_mask` are int32 [words]: only eos, and everything
-    but eos. `eos` is the id that stands for all of `eos_ids` inside a matcher.
+    but eos; `plain_mask`: all bits but those of eos. `spells_bytes`: every byte has a token.
+    `eos` is the id that stands for all of `eos_ids` inside a matcher.
     """
 
     llg: LLTokenizer
@@ -49,6 +50,8 @@ class Vocabulary:
     words: int
     eos_mask: Tensor
     text_mask: Tensor
+    plain_mask: Tensor
+    spells_bytes: bool
     _id_of: dict[bytes, int]
     _covers: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
     _beginnings: dict[bytes, Tensor] = field(default_factory=dict[bytes, Tensor])
@@ -80,13 +83,16 @@ class Vocabulary:
             self._beginnings[text] = self.mask_of(fits)
         return self._beginnings[text]
 
+    def canonical(self, text: bytes) -> tuple[int, ...] | None:
+        """The tokens the tokenizer makes of `text`; None if they say something else."""
+        tokens = tuple(self.llg.tokenize_bytes(text))
+        return tokens if b"".join(map(self.bytes_of, tokens)) == text else None
+
     def _cover(self, text: bytes) -> tuple[int, ...] | None:
-        fewest = _fewest(text, self._id_of)
-        canonical = self.llg.tokenize_bytes(text)
-        if fewest is None or len(canonical) <= len(fewest):
-            exact = b"".join(map(self.bytes_of, canonical)) == text
-            return tuple(canonical) if exact else fewest
-        return fewest
+        fewest, canonical = _fewest(text, self._id_of), self.canonical(text)
+        if canonical is None or (fewest is not None and len(fewest) < len(canonical)):
+            return fewest
+        return canonical
 
     def mask_of(self, ids: Sequence[int]) -> Tensor:
         """int32 [words] that allows exactly `ids`."""
@@ -155,6 +161,8 @@ def _build(tokenizer: TokenizerLike) -> Vocabulary:
         words=words,
         eos_mask=eos_mask,
         text_mask=_packed(text_mask),
+        plain_mask=~eos_mask,
+        spells_bytes=all(bytes((byte,)) in id_of for byte in range(256)),
         _id_of=id_of,
     )
 
