@@ -61,6 +61,12 @@ def render_block(block: ContentBlock) -> ToolOutput:
             return _contents(block.resource)
 
 
+def one_line(text: str, longest: int) -> str:
+    """What a server calls something, for a note: one line, without control characters, of at most so many."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 4 * longest]).split())
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
+
+
 def shorten(text: str) -> str:
     """At most about `LONGEST` characters: the beginning and the end, and how much was left out between them."""
     if len(text) <= LONGEST:

@@ -1,8 +1,8 @@
 """Between a transport and the mcp client: what one bad server does must not cost its good tools, or ten seconds.
 
-`tools/list` answers are repaired in flight, because the client refuses a whole page for one tool it cannot read. A
-server that ignores `server/discover` is told for, after `PROBE_SECONDS`, that it has no such method, so that the client
-goes on with the older handshake.
+`tools/list` and `tools/call` answers are repaired in flight, because the client refuses a whole page for one tool it
+cannot read, and a whole result for one block. A server that ignores `server/discover` is told for, after
+`PROBE_SECONDS`, that it has no such method, so that the client goes on with the older handshake.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 import anyio
 from anyio.abc import TaskGroup
 
+from m1agent.mcp.blocks import OLDER, repair_result
 from m1agent.mcp.clock import Clock
 from m1agent.messages import JsonSchema
 from m1agent.tools import Hints
@@ -178,7 +179,7 @@ async def _pump(read: ReadStream[Item], outgoing: _Outgoing) -> None:
             if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCResponse):
                 outgoing.answered(item.message.id, item.message.result)
             elif isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCError):
-                outgoing.refused(item.message.error)
+                outgoing.refused(item.message.id, item.message.error)
             await outgoing.forward.send(item)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
         pass
@@ -204,16 +205,20 @@ class _Outgoing:
         self._write = write
         self._tasks = tasks
         self._listings: set[object] = set()
+        self._calls: dict[object, str] = {}
         self._probes: dict[object, anyio.CancelScope] = {}
 
     async def send(self, item: SessionMessage, /) -> None:
-        from mcp_types import JSONRPCRequest
+        from mcp_types import PROTOCOL_VERSION_META_KEY, JSONRPCRequest
 
         if isinstance(item.message, JSONRPCRequest):
             if item.message.method == "tools/list":
                 self._listings.add(item.message.id)
                 if not (item.message.params or {}).get("cursor"):
                     self.wire.begin()
+            elif item.message.method == "tools/call":
+                about: dict[str, Any] = (item.message.params or {}).get("_meta") or {}
+                self._calls[item.message.id] = about.get(PROTOCOL_VERSION_META_KEY, OLDER)
             elif item.message.method == "server/discover":
                 self._tasks.start_soon(self._give_up, item.message.id)
         await self._write.send(item)
@@ -226,11 +231,16 @@ class _Outgoing:
         if request in self._listings:
             self._listings.discard(request)
             self.wire.repair(result)
+        if version := self._calls.pop(request, ""):
+            repair_result(result, version)
         if request in self._probes:
             self._probes[request].cancel()
 
-    def refused(self, error: ErrorData) -> None:
+    def refused(self, answer: Any, error: ErrorData) -> None:
         """The client keeps the HTTP status to itself."""
+        from mcp.shared.dispatcher import coerce_request_id
+
+        self._calls.pop(None if answer is None else coerce_request_id(answer), None)
         if error.message == UNEXPLAINED and self.wire.status:
             error.message = self.wire.status
 

@@ -196,8 +196,7 @@ def test_deep_schemas_and_results() -> None:
             nested = {"a": nested}
         with pytest.raises(InvalidArguments, match="expected string"):
             await tools["abyss"].call(nested)
-        with pytest.raises(ToolError, match=r"The server 'bad' failed: .*depth"):
-            await tools["deep result"].call({})
+        assert (await tools["deep result"].call({})).startswith('{"type": "object", "properties": {')
 
     with_tools(use, faulty())
 

@@ -29,6 +29,7 @@ def tool(name: str, schema: Any = None, **more: Any) -> dict[str, Any]:
 
 SLOW = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?=(a|aa)+$)"}}}
 NAMES = ("pid", "flood", "garbage", "no list", "refuse", "number", "torn", "big", "deep result", "hang", "ask", "asked")
+NAMES += ("result", "answer")
 READ_ONLY = {"annotations": {"readOnlyHint": True}}
 TOOLS = [tool(name) for name in NAMES]
 TOOLS += [tool("deep", deep(DEEP)), tool("abyss", deep(40)), tool("slow", SLOW), tool("hang safely", **READ_ONLY)]
@@ -47,7 +48,7 @@ def text(request: Any, said: str) -> None:
     send({"jsonrpc": "2.0", "id": request, "result": {"content": [{"type": "text", "text": said}]}})
 
 
-def call(request: Any, name: str) -> None:  # noqa: C901 (one case a fault)
+def call(request: Any, name: str, given: Any) -> None:  # noqa: C901 (one case a fault)
     match name:
         case "pid":
             text(request, str(os.getpid()))
@@ -83,6 +84,10 @@ def call(request: Any, name: str) -> None:  # noqa: C901 (one case a fault)
         case "deep result":
             result = {"content": [], "structuredContent": deep(DEEP)}
             send({"jsonrpc": "2.0", "id": request, "result": result})
+        case "result":
+            send({"jsonrpc": "2.0", "id": request, "result": given})
+        case "answer":
+            send({"jsonrpc": "2.0", "id": request, **given})
         case "ask":
             for method in ("sampling/createMessage", "elicitation/create", "roots/list", "ping"):
                 send({"jsonrpc": "2.0", "id": f"ask {method}", "method": method, "params": {}})
@@ -103,7 +108,7 @@ for line in sys.stdin:
     elif method == "tools/list":
         send({"jsonrpc": "2.0", "id": message["id"], "result": {"tools": TOOLS}})
     elif method == "tools/call":
-        call(message["id"], message["params"]["name"])
+        call(message["id"], message["params"]["name"], message["params"].get("arguments"))
     elif method is None:
         answers.append(message)
     elif "id" in message:

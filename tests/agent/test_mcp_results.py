@@ -1,0 +1,70 @@
+"""What becomes of results and answers that are wrong in part or as a whole, with real child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from m1agent.errors import ToolError
+from m1agent.mcp.config import StdioServer
+from m1agent.mcp.server import McpServer
+from m1agent.messages import ImagePart
+
+T = TypeVar("T")
+SERVERS = Path(__file__).parent / "servers"
+TEXT = {"type": "text", "text": "kept"}
+IMAGE = {"type": "image", "data": "iVBORw==", "mimeType": "image/png"}
+
+
+def with_server(use: Callable[[McpServer], Awaitable[T]], **options: Any) -> T:
+    async def go() -> T:
+        server = McpServer(StdioServer("bad", sys.executable, (str(SERVERS / "faulty.py"),), **options))
+        assert (await server.connect()).state == "ready", server.status
+        try:
+            return await use(server)
+        finally:
+            await server.aclose()
+
+    return asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ({"type": "video", "data": "AAAA"}, "[video block left out: a block of this type cannot be read]"),
+        ({"type": "image", "data": "AAAA"}, "[image block left out: mimeType: Field required]"),
+        ({"type": "text"}, "[text block left out: text: Field required]"),
+        ({"type": "x\n" * 100}, f"[{'x ' * 18}x... block left out: a block of this type cannot be read]"),
+        ({"text": "untyped"}, "[block left out: it has no type]"),
+        (7, "[block left out: no object but int]"),
+        ({"type": "text", "text": "still", "annotations": {"priority": "high"}, "_meta": []}, "still"),
+    ],
+)
+def test_a_block_that_cannot_be_read_costs_no_other(block: Any, told: str) -> None:
+    async def use(server: McpServer) -> None:
+        output = await server.call("result", {"content": [TEXT, block, IMAGE], "isError": None})
+        assert output.content == f"kept\n{told}\n[image image/png, 4 bytes]"
+        assert output.parts == (ImagePart(b"\x89PNG", "image/png"),)
+
+    with_server(use)
+
+
+@pytest.mark.parametrize(("value", "told"), [([1, "a"], 'kept\n[1, "a"]'), ("plain", 'kept\n"plain"')])
+def test_structure_that_is_no_object_is_kept_as_text(value: Any, told: str) -> None:
+    async def use(server: McpServer) -> None:
+        assert (await server.call("result", {"content": [TEXT], "structuredContent": value})).content == told
+
+    with_server(use)
+
+
+def test_a_failed_call_stays_one_when_its_blocks_are_repaired() -> None:
+    async def use(server: McpServer) -> None:
+        with pytest.raises(ToolError, match=r"^kept\n\[video block left out"):
+            await server.call("result", {"content": [TEXT, {"type": "video"}], "isError": True})
+
+    with_server(use)
