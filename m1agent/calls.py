@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import threading
 import time
@@ -17,6 +18,7 @@ import anyio
 from m1agent.approval import Approval, ApprovalRequest, Denied
 from m1agent.budget import ResultBudget, Spill
 from m1agent.context import Context
+from m1agent.delegation import Handoff
 from m1agent.errors import InvalidArguments, ToolError
 from m1agent.events import ToolFinished, ToolProgress, ToolStarted
 from m1agent.hooks import Hooks
@@ -28,6 +30,7 @@ from m1agent.toolset import Toolset
 STOPPED = "This call was stopped before it finished."
 SPENT = "This call was not run: the tool calls allowed in this run are used up. Answer with what you have."
 WORN_OUT = "This call was not run: {name} failed {count} times in a row and is not offered any more in this run."
+HANDED = "This call was not run: one call of a reply may hand the conversation over, and {name} came before it."
 GRACE = 5.0
 
 P = ParamSpec("P")
@@ -73,6 +76,11 @@ class _Job:
     error: BaseException | None = None
     seconds: float = 0.0
 
+    @property
+    def shown(self) -> ToolCall:
+        """The call for the eyes of others: what they do to its arguments changes no history."""
+        return replace(self.call, arguments=copy.deepcopy(self.call.arguments))
+
     def failed(self, told: str) -> ToolResult:
         return ToolResult(self.call.id, self.call.name, told, is_error=True)
 
@@ -107,6 +115,7 @@ class Calls:
         self.known = frozenset(index for index, result in enumerate(known) if result is not None)
         self.waiting: list[ToolCall] = []
         self.ran = 0
+        self._handed = ""
         self._tools = tools
         self._rules = rules
         self._allowed = allowed
@@ -161,12 +170,14 @@ class Calls:
             return f"The call of {call.name} could not be read: {call.problem}"
         if self._allowed is not None and self.ran >= self._allowed:
             return SPENT
+        if isinstance(tool, Handoff) and self._handed:
+            return HANDED.format(name=self._handed)
         if self._rules.worn_out(tool):
             return WORN_OUT.format(name=call.name, count=tool.retries)
         try:
             if tool.available is not None and not tool.available():
                 return f"{call.name} is not available now."
-            return self._approved(_Job(index, call, tool, tool.validate(call.arguments)))
+            return self._approved(_Job(index, call, tool, tool.validate(copy.deepcopy(call.arguments))))
         except InvalidArguments as error:
             self._rules.count(tool, failed=True)
             return str(error)
@@ -181,6 +192,8 @@ class Calls:
             decision = approval.decide(job.tool, replace(job.call, arguments=job.checked.arguments))
         if isinstance(decision, Denied):
             return decision.told
+        if isinstance(job.tool, Handoff):
+            self._handed = job.call.name
         if decision == "ask" and approval.ask is None:
             return None
         job.ask = decision == "ask"
@@ -202,17 +215,17 @@ class Calls:
         try:
             denied = await self._asked(job) if job.ask else None
             result = await self._timed(job) if denied is None else job.failed(denied.told)
-        except (Exception, SystemExit) as error:
-            job.error, result = error, job.failed(_told(error))
-        except asyncio.CancelledError as error:
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
             job.error = error
             raise
+        except BaseException as error:
+            job.error, result = error, job.failed(_told(error))
         finally:
             seen.tool_finished(job.call, self._finish(job.index, result), job.error)
 
     async def _asked(self, job: _Job) -> Denied | None:
         async with self._asking:
-            denied = await self._rules.approval.answer(ApprovalRequest(job.call, job.tool))
+            denied = await self._rules.approval.answer(ApprovalRequest(job.shown, job.tool))
         if denied is None:
             self._tell(ToolStarted(job.call))
         else:
@@ -233,19 +246,21 @@ class Calls:
         context = self._context(job)
         try:
             result = job.returned(await self._output(job, context))
-        except (Exception, SystemExit) as error:
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             job.error, result = error, job.failed(_told(error))
-        return result if context is None else await self._rules.hooks.after(context, job.call, result)
+        return result if context is None else await self._rules.hooks.after(context, job.shown, result)
 
     async def _output(self, job: _Job, context: Context[Any] | None) -> ToolOutput:
         if context is not None:
-            given = await self._rules.hooks.before(context, job.call)
+            given = await self._rules.hooks.before(context, job.shown)
             if isinstance(given, ToolOutput):
                 return given
             if given is not None:
                 job.tool = self._named(given.name)
                 job.checked = job.tool.validate(given.arguments)
-                context = replace(context, call=given)
+                context = replace(context, call=replace(given, arguments=copy.deepcopy(given.arguments)))
         bound = asyncio.timeout(job.tool.timeout)
         try:
             async with bound:
@@ -270,7 +285,7 @@ class Calls:
 
         if not self._may_tell(job):
             return None
-        context = self._rules.context(job.call, from_any_thread(progress))
+        context = self._rules.context(job.shown, from_any_thread(progress))
         return context if self._rules.approval.ask is None else replace(context, ask=self._ask)
 
     async def _ask(self, request: ApprovalRequest) -> Denied | bool:

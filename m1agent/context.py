@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -52,10 +52,31 @@ class Context(Generic[Deps]):
         return self.on_left()
 
     def progress(self, message: str = "", fraction: float | None = None) -> None:
-        """Tell how far the work is: a `ToolProgress` event. `fraction` runs from 0 to 1. Any thread may call it."""
+        """Tell how far the work is: a `ToolProgress` event. `fraction` runs from 0 to 1. Any thread may call it.
+
+        Raises:
+            TypeError: `message` is no text, or `fraction` no number.
+            ValueError: `fraction` is not between 0 and 1.
+        """
+        given: Any = message
+        if not isinstance(given, str):
+            raise TypeError(f"progress: message must be text, not {given!r}")
+        _check_fraction(fraction)
         self.on_progress(message, fraction)
 
     def charge(self, usage: Usage) -> None:
         """Count tokens that were spent on behalf of this call, such as those of another agent. Any thread may call
-        it."""
+        it. Raises TypeError for anything but a `Usage`."""
+        given: Any = usage
+        if not isinstance(given, Usage):
+            raise TypeError(f"charge takes a Usage, such as Usage(output_tokens=5), not {given!r}")
         self.on_usage(usage)
+
+
+def _check_fraction(given: Any) -> None:
+    if given is None:
+        return
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"progress: fraction must be a number from 0 to 1, or None, not {given!r}")
+    if not 0 <= given <= 1:
+        raise ValueError(f"progress: fraction must be between 0 and 1, not {given!r}")

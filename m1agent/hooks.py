@@ -23,6 +23,7 @@ AfterCall: TypeAlias = Callable[
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """Functions, sync or async, that may change what happens. They run after a call was approved, in the event loop.
+    The calls they are given are copies: changing one in place changes nothing.
 
     `before_call(context, call)`: None lets the call run; a `ToolCall` runs in its place (its arguments are validated
     again, nobody is asked again); a `ToolOutput` is the result, and nothing runs. What it raises is the result.

@@ -348,7 +348,7 @@ class Run:
         """Leave a valid history behind, whatever happened. Calls that wait for an answer are left to wait."""
         partial, self._partial = self._partial, None
         said = partial.message() if partial is not None else None
-        if said is not None and (self._error is None or said != AssistantMessage()):
+        if said is not None and said != AssistantMessage():  # A thread closes what it began, said or not.
             self._conversation.record(said)
         self._close_calls()
         if not self._conversation.waiting:

@@ -274,3 +274,18 @@ def test_the_conversation_a_tool_sees_ends_with_its_call() -> None:
     result: RunResult[str] = agent.run_sync("Go.")
     assert [type(message) for message in seen[0]] == [UserMessage, AssistantMessage]
     assert isinstance(events_of(Agent(ScriptedModel(["ok"])))[-1], RunFinished) and result.output == "ok"
+
+
+def test_what_cannot_be_charged_or_told_is_refused_at_the_call() -> None:
+    context = Context(None, ToolCall("c", "count", {}))
+    bad: Any = 5
+    with pytest.raises(TypeError, match=r"charge takes a Usage, such as Usage\(output_tokens=5\), not 5"):
+        context.charge(bad)
+    with pytest.raises(TypeError, match="message must be text, not 5"):
+        context.progress(bad)
+    with pytest.raises(TypeError, match="fraction must be a number from 0 to 1, or None, not 'half'"):
+        context.progress("", "half")  # type: ignore[arg-type]
+    for fraction in (7.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="fraction must be between 0 and 1"):
+            context.progress("", fraction)
+    context.progress("well", 1)

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from m1agent.agent import Agent
-from m1agent.approval import Approval
+from m1agent.approval import Approval, Rule
 from m1agent.cancel import Cancel
 from m1agent.context import Context
 from m1agent.conversation import Conversation
@@ -447,3 +447,27 @@ def test_what_comes_with_the_answers_is_judged_by_the_agent_that_was_asked() -> 
     first = desk.run_sync("My bill?")
     second = desk.run_sync("bad", conversation=first.conversation, approvals={first.pending[0].id: True})
     assert second.stop == "blocked" and [one.name for one in second.pending] == ["risky"]
+
+
+def test_of_two_handoffs_in_one_reply_the_second_is_told_that_it_did_not_happen() -> None:
+    billing = Agent(ScriptedModel(["Paid."]), name="Billing")
+    sales = Agent(ScriptedModel([]), name="Sales")
+    desk = Agent(
+        ScriptedModel([both("transfer_to_billing", "transfer_to_sales")]), tools=[handoff(sales), handoff(billing)]
+    )
+    result = desk.run_sync("Go.")
+    first, second = (record.result for record in result.calls)
+    assert result.output == "Paid." and first.content == '{"assistant": "Billing"}'
+    assert second.is_error and second.content == (
+        "This call was not run: one call of a reply may hand the conversation over, and transfer_to_billing came"
+        " before it."
+    )
+
+
+def test_after_a_denied_handoff_another_may_happen() -> None:
+    billing, sales = Agent(ScriptedModel([]), name="Billing"), Agent(ScriptedModel(["Sold."]), name="Sales")
+    model = ScriptedModel([both("transfer_to_billing", "transfer_to_sales")])
+    desk: Agent[Any, Any] = Agent(
+        model, tools=[handoff(sales), handoff(billing)], approval=Approval([Rule("transfer_to_billing", "deny")])
+    )
+    assert desk.run_sync("Go.").output == "Sold."

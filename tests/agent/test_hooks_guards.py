@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from m1agent.agent import Agent
+from m1agent.approval import Approval
 from m1agent.cancel import Cancel
 from m1agent.context import Context
 from m1agent.conversation import Conversation
@@ -287,3 +288,33 @@ def test_half_an_answer_passes_no_guard() -> None:
     agent, _ = guarded(half, output_guards=[lambda text: Block("leak") if "password" in text else None])
     result = agent.run_sync("Go.")
     assert (result.stop, result.output) == ("tokens", None)
+
+
+def test_what_is_changed_in_place_changes_neither_the_call_nor_the_history() -> None:
+    @tool
+    def sort(context: Context, items: list[int]) -> str:
+        """Sort."""
+        items.sort()
+        context.call.arguments["items"].append(9)
+        return str(items)
+
+    def spoil(context: Context[Any], call: ToolCall, *result: Any) -> None:
+        call.arguments["items"].clear()
+        context.call.arguments.clear()
+
+    def ask(request: Any) -> bool:
+        request.call.arguments["items"].append(7)
+        return True
+
+    made = AssistantMessage(calls=(ToolCall("call_1", "sort", {"items": [3, 1]}),))
+    careless = Agent(
+        ScriptedModel([made, "ok"]),
+        tools=[sort.changed(approval=True)],
+        hooks=Hooks(after_call=spoil),
+        approval=Approval(ask=ask),
+    )
+    result = careless.run_sync("Go.")
+    assert result.calls[0].result.content == "[1, 3]" and result.calls[0].call.arguments == {"items": [3, 1]}
+    assert result.messages[1] == made
+    worse = Agent(ScriptedModel([made, "ok"]), tools=[sort], hooks=Hooks(before_call=lambda _, call: spoil(_, call)))
+    assert worse.run_sync("Go.").messages[1] == made

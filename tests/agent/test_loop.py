@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -459,3 +462,73 @@ def test_tool_from_a_schema_with_a_property_called_from() -> None:
     schema = {"type": "object", "properties": {"from": text, "to": text}, "required": ["from", "to"]}
     result = run([calls(("link", {"from": "a", "to": "b"})), "ok"], [Tool.from_schema("link", "Link.", schema, link)])
     assert results(result) == ["a-b"]
+
+
+class _Odd(BaseException):
+    """Not an Exception."""
+
+
+@pytest.mark.parametrize("error", [GeneratorExit("closed"), _Odd("very")])
+@pytest.mark.parametrize("is_async", [True, False])
+def test_what_is_no_exception_is_told_too(
+    error: BaseException, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def later() -> str:
+        """Fail."""
+        raise error
+
+    def now() -> str:
+        """Fail."""
+        raise error
+
+    odd = tool(later if is_async else now)
+    result = run([calls((odd.name, {}), ("add", {"a": 1, "b": 1})), "ok"], [odd, add])
+    assert result.output == "ok" and results(result) == [f"{type(error).__name__}: {error}", "2"]
+    gc.collect()
+    assert not caplog.records
+
+
+def test_ctrl_c_in_a_tool_ends_the_run() -> None:
+    script = """
+from m1agent import Agent, tool
+from m1agent.models.scripted import ScriptedModel
+
+@tool
+def stop() -> str:
+    "Stop."
+    raise KeyboardInterrupt
+
+call = '<tool_calls>\\n{"name": "stop", "arguments": {}}\\n</tool_calls>'
+try:
+    Agent(ScriptedModel([call, "no"]), tools=[stop]).run_sync("Go.")
+except KeyboardInterrupt:
+    print("ended")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "ended\n", ran.stderr
+
+
+def test_a_run_that_is_cancelled_before_its_first_token_leaves_no_empty_reply() -> None:
+    cancel = Cancel()
+
+    async def hang(messages: Sequence[Message]) -> str:
+        cancel.cancel()
+        await asyncio.Event().wait()
+        return "never"
+
+    async def go() -> None:
+        agent: Agent[None, str] = Agent(ScriptedModel([hang, "Yes.", "Still."]))
+        talk, ended = Conversation(), Cancel()
+        ended.cancel()
+        assert (await agent.run("One?", conversation=talk, cancel=ended)).stop == "cancelled"
+        assert talk.messages == (UserMessage("One?"),)
+        assert (await agent.run("Two?", conversation=talk, cancel=cancel)).stop == "cancelled"
+        assert talk.messages == (UserMessage("One?"), UserMessage("Two?"))
+        before = talk.ids
+        assert (await agent.run("Three?", conversation=talk)).output == "Yes."
+        assert before is not None and talk.ids is not None and talk.ids[: len(before)] == before
+        text = bytes(token for token in talk.ids if token < 256).decode()
+        assert [text.count(asked) for asked in ("One?", "Two?", "Three?")] == [1, 1, 1]
+        assert (await agent.run(None, conversation=talk)).output == "Still." and talk.rebuilds == 0
+
+    asyncio.run(go())
