@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from m1agent.mcp.render import DOCUMENTATION
 
+UNREADABLE = "its answer is no valid"
 LOGIN = 'check its "headers", or let it ask for a login with "oauth"'
 REMEDIES = {401: LOGIN, 403: LOGIN}
 
@@ -19,7 +20,7 @@ def explained(error: Exception) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"])) or "the whole"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"its answer is no valid {error.title}: {place}: {first['msg']}{more}"
+    return f"{UNREADABLE} {error.title}: {place}: {first['msg']}{more}"
 
 
 def http_status(code: int) -> str:

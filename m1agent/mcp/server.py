@@ -15,7 +15,7 @@ from m1agent.errors import McpError, ToolDefinitionError, ToolError
 from m1agent.mcp.client_side import ClientSide
 from m1agent.mcp.config import HttpServer, ServerConfig, StdioServer
 from m1agent.mcp.connection import PAGES, Connection
-from m1agent.mcp.faults import explained
+from m1agent.mcp.faults import UNREADABLE, explained
 from m1agent.mcp.naming import tool_name
 from m1agent.mcp.redaction import Redactor
 from m1agent.mcp.render import render, render_contents
@@ -222,7 +222,8 @@ class McpServer:
             # Servers use the same code for errors of their own.
             if connection.lost or (error.code == CONNECTION_CLOSED and error.message.startswith(ENDED)):
                 raise Lost from error
-            raise McpError(f"The server '{self.config.name}' refused: {self._redact(explained(error))}") from error
+            how = "failed" if error.message.startswith(UNREADABLE) else "refused"
+            raise McpError(f"The server '{self.config.name}' {how}: {self._redact(explained(error))}") from error
         except Exception as error:
             if connection.lost:
                 raise Lost from error

@@ -16,12 +16,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import anyio
 from anyio.abc import Process
 
 from m1agent.mcp.config import StdioServer
+from m1agent.mcp.faults import explained
 from m1agent.mcp.watchdog import ends_with_us
 from m1agent.messages import whole_text
 
@@ -128,8 +129,31 @@ def _message(line: bytes) -> SessionMessage:
     except ValueError:
         # pydantic refuses JSON of more than 200 levels, and lone surrogates, which Python servers write for file names
         # that are no UTF-8: with the whole line, and its request would wait for ever.
-        text = whole_text(json.dumps(json.loads(line), ensure_ascii=False))
-        return SessionMessage(jsonrpc_message_adapter.validate_python(json.loads(text), by_name=False))
+        given: Any = json.loads(whole_text(json.dumps(json.loads(line), ensure_ascii=False)))
+    try:
+        return SessionMessage(jsonrpc_message_adapter.validate_python(given, by_name=False))
+    except ValueError:
+        if (answer := _no_answer(given)) is None:
+            raise
+        return answer
+
+
+def _no_answer(given: Any) -> SessionMessage | None:
+    """An error for the request that this answers with what is no valid answer, or None where it answers none."""
+    from mcp.shared.message import SessionMessage
+    from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCResponse
+    from pydantic import ValidationError
+
+    message = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
+    request: Any = message.get("id")
+    if message.get("jsonrpc") != "2.0" or "method" in message or type(request) not in (int, str):
+        return None
+    try:
+        (JSONRPCResponse if "result" in message else JSONRPCError).model_validate(message, by_name=False)
+    except ValidationError as error:
+        told = ErrorData(code=INTERNAL_ERROR, message=explained(error))
+        return SessionMessage(JSONRPCError(jsonrpc="2.0", id=request, error=told))
+    return None
 
 
 async def _write(

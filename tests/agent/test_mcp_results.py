@@ -68,3 +68,23 @@ def test_a_failed_call_stays_one_when_its_blocks_are_repaired() -> None:
             await server.call("result", {"content": [TEXT, {"type": "video"}], "isError": True})
 
     with_server(use)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"result": [1]}, "its answer is no valid JSONRPCResponse: result: Input should be a valid dictionary"),
+        ({"result": None}, "its answer is no valid JSONRPCResponse: result: Input should be a valid dictionary"),
+        ({"error": {"code": "x"}}, "its answer is no valid JSONRPCError: error.code: Input should be a valid integer"),
+        ({"error": "broken"}, "its answer is no valid JSONRPCError: error: Input should be a valid dictionary"),
+        ({}, "its answer is no valid JSONRPCError: error: Field required"),
+    ],
+)
+def test_an_answer_that_is_none_is_told_at_once(answer: Any, told: str) -> None:
+    async def use(server: McpServer) -> None:
+        with pytest.raises(ToolError) as error:
+            await server.call("answer", answer)
+        assert str(error.value).startswith(f"The server 'bad' failed: {told}")
+        assert (await server.call("pid", {})).content.isdigit()
+
+    with_server(use, call_seconds=1000.0)
