@@ -28,6 +28,7 @@ from m1agent.models.base import Model, Settings
 from m1agent.options import AgentOptions, ToolLike, check_options
 from m1agent.output import Output
 from m1agent.plan import RunPlan
+from m1agent.preflight import check_choice, check_rules
 from m1agent.request import RunOptions, check_deps, read_approvals, read_choice, read_prompt
 from m1agent.result import RunResult
 from m1agent.tools import Tool
@@ -179,7 +180,8 @@ class Agent(Generic[Deps, Out]):
         Raises:
             TypeError: the prompt is neither text nor messages, an option is unknown, or `deps` is of another type than
                 the agent's.
-            ValueError: `tool_choice` is none of the above, or `approvals` names a call that does not wait.
+            ValueError: `tool_choice` cannot be met with the agent's tools, `approvals` names a call that does not wait,
+                or a rule of `approval` names a tool or an argument that is not there.
             ConversationInUse: another run is using the conversation.
         """
         check_options("run", options, RunOptions)
@@ -187,7 +189,7 @@ class Agent(Generic[Deps, Out]):
         talk = Conversation() if conversation is None else conversation
         choice = read_choice(options.get("tool_choice", "auto"))
         new, deps = read_prompt(prompt), options.get("deps")
-        agent = self._going_on(talk)
+        agent = first = self._going_on(talk)
         self.check_deps(deps)
         agent.check_deps(deps)
         answers = read_approvals(options.get("approvals"), talk)
@@ -196,6 +198,9 @@ class Agent(Generic[Deps, Out]):
             while True:
                 async with agent._connected() as hub:
                     plan = agent._plan(hub, options, asked=self)
+                    if agent is first:
+                        check_choice(choice, plan.tools)
+                        self._check_rules(agent, hub)
                     await talk.attach(agent.model, Setup(plan.instructions, plan.tools.specs))
                     cancel = options.get("cancel")
                     run = Run(talk, plan, progress, new=new, choice=choice, deps=deps, cancel=cancel, answers=answers)
@@ -204,6 +209,7 @@ class Agent(Generic[Deps, Out]):
                             yield event
                 if run.handed_to is None:
                     return
+                first = None
                 agent, new, choice, answers = run.handed_to, (), "auto", read_approvals(None, talk)
                 yield HandedOff(agent.name)
 
@@ -329,6 +335,26 @@ class Agent(Generic[Deps, Out]):
         names = {call.name for call in talk.waiting}
         able = [agent for agent in named or team if all(name in agent.tools for name in names)]
         return next(iter(able or named), self)
+
+    def _check_rules(self, agent: Agent[Any, Any], hub: McpHub | None) -> None:
+        """Raises ValueError for rules that fit no tool of a run that begins with `agent`, whose servers are `hub`."""
+        team = reachable(self)
+        if not any(one._approval.rules for one in team):
+            return
+        from m1agent.mcp.naming import server_prefix, tool_name
+
+        status = {one.name: one for one in hub.status} if hub is not None else {}
+        absent: dict[str, str] = {}
+        for one in team:
+            for server in one._servers:
+                found = status.get(server.name) if one is agent else None
+                if found is None or found.state != "ready":
+                    absent[server_prefix(server.name)] = f"server '{server.name}': {found.reason}" if found else ""
+                else:
+                    absent |= {tool_name(server.name, bad.name): bad.reason for bad in found.left_out}
+        tools = [*agent._all_tools(hub), *(tool for one in team for tool in one.tools)]
+        for one in team:
+            check_rules(one._approval, tools, absent)
 
     async def _refresh(self, hub: McpHub) -> None:
         """Hear of tools that came and went. A run keeps the tools it began with; new ones are for the next."""

@@ -60,7 +60,8 @@ class Rule:
 
     `arguments` narrows it: each named argument, as text, must fit its pattern; one that was left out counts with the
     default of the schema. A pattern compares text and knows nothing of paths: `/tmp/*` fits `/tmp/../etc`. `reason` is
-    told to the model where the decision is `deny`.
+    told to the model where the decision is `deny`. A run refuses to begin where a rule without `*`, `?` and `[` names a
+    tool that is not there, or an argument that its tool does not have.
     """
 
     tools: str

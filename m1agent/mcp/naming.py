@@ -13,11 +13,16 @@ ESCAPE = re.compile(r"-x([0-9a-f]{1,6})-")
 
 def tool_name(server: str, tool: str) -> str:
     """The name of a server's tool. Only a name that would be too long gets its end replaced by a hash of the whole."""
-    name = f"{encode(server, UNSAFE_IN_SERVER)}__{encode(tool)}"
+    name = f"{server_prefix(server)}{encode(tool)}"
     if len(name) <= LONGEST:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{name[: LONGEST - 9]}_{digest}"
+
+
+def server_prefix(server: str) -> str:
+    """What the names of all tools of a server begin with."""
+    return f"{encode(server, UNSAFE_IN_SERVER)}__"
 
 
 def encode(text: str, unsafe: re.Pattern[str] = UNSAFE) -> str:

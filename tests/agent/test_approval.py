@@ -16,9 +16,11 @@ from m1agent.agent import Agent
 from m1agent.approval import Approval, ApprovalRequest, Denied, Rule
 from m1agent.cancel import Cancel
 from m1agent.conversation import NOT_RUN, Conversation
+from m1agent.delegation import handoff
 from m1agent.events import ApprovalNeeded, Event, ToolFinished, ToolStarted
 from m1agent.guards import Block
 from m1agent.limits import Limits
+from m1agent.mcp.config import StdioServer
 from m1agent.messages import AssistantMessage, ToolCall, ToolMessage
 from m1agent.models.scripted import ScriptedModel
 from m1agent.result import RunResult
@@ -392,3 +394,53 @@ def test_a_fork_waits_for_answers_of_its_own() -> None:
     assert len(first.conversation.waiting) == 2 and twin.waiting == ()
     again = Conversation.from_json(first.conversation.to_json())
     assert again.waiting == first.conversation.waiting and again.noted == first.conversation.noted
+
+
+def stray(**options: Any) -> Tool:
+    schema = {"type": "object", "properties": {"place": {"type": "string"}}, **options}
+    return Tool.from_schema("stray", "Stray.", schema, lambda **given: "strayed")
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (Rule("remov", "deny"), r"""Rule\(tools='remov', .* fits no tool\. Did you mean "remove"\?"""),
+        (
+            Rule("remove", "deny", {"paht": "/etc/*"}),
+            r"""argument 'paht', .* Did you mean "path"\? Arguments: force, path""",
+        ),
+        (Rule("stray", "deny", {"plac": "x"}), "argument 'plac', which stray does not have"),
+    ],
+)
+def test_a_misspelt_rule_is_refused_before_anything_runs(rule: Rule, says: str) -> None:
+    tools = [read, remove, stray(additionalProperties=False)]
+    model = ScriptedModel([])
+    with pytest.raises(ValueError, match=says):
+        Agent(model, tools=tools, approval=Approval([rule])).run_sync("Go.")
+    assert not model.requests
+
+
+@pytest.mark.parametrize(
+    "rule", [Rule("remov*", "deny", {"paht": "x"}), Rule("stray", "deny", {"plac": "x"}), Rule("xtool?", "ask")]
+)
+def test_rules_that_may_come_to_fit_are_not_refused(rule: Rule) -> None:
+    assert agent("ok", tools=[read, stray()], approval=Approval([rule])).run_sync("Go.").output == "ok"
+
+
+def test_rules_may_name_the_tools_of_agents_that_the_conversation_may_go_to() -> None:
+    shared = Approval([Rule("read", "deny"), Rule("remove", "deny", {"path": "x"})])
+    other = Agent(ScriptedModel(["Theirs."]), tools=[remove], name="other", approval=shared)
+    made = agent(calls(("transfer_to_other", {})), tools=[read, handoff(other)], approval=shared)
+    assert made.run_sync("Go.").output == "Theirs."
+    other = Agent(ScriptedModel([]), name="other", approval=Approval([Rule("reed", "deny")]))
+    with pytest.raises(ValueError, match='Did you mean "read"'):
+        agent(tools=[read, handoff(other)]).run_sync("Go.")
+
+
+def test_rules_for_servers_that_cannot_be_reached_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    gone = StdioServer("gone", "no-such-program-anywhere")
+    made = agent("ok", mcp=[gone], approval=Approval([Rule("gone__drop", "deny")]))
+    assert made.run_sync("Go.").output == "ok"
+    assert "Rule(tools='gone__drop'" in caplog.text and "fits no tool now: server 'gone'" in caplog.text
+    with pytest.raises(ValueError, match="fits no tool"):
+        agent("ok", mcp=[gone], approval=Approval([Rule("gon__drop", "deny")])).run_sync("Go.")

@@ -532,3 +532,19 @@ def test_a_run_that_is_cancelled_before_its_first_token_leaves_no_empty_reply() 
         assert (await agent.run(None, conversation=talk)).output == "Still." and talk.rebuilds == 0
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "says"),
+    [
+        ([add], Named("nope"), 'tool_choice: There is no tool "nope".* Tools: add'),
+        ([add], Named("ad"), 'Did you mean "add"'),
+        ([], Named("add"), "Tools: none"),
+        ([], "required", "tool_choice='required' needs tools, and the agent has none"),
+    ],
+)
+def test_a_choice_that_cannot_be_met_is_refused(tools: list[Tool], choice: Any, says: str) -> None:
+    model, talk = ScriptedModel([]), Conversation()
+    with pytest.raises(ValueError, match=says):
+        Agent(model, tools=tools).run_sync("Go.", tool_choice=choice, conversation=talk)
+    assert not model.requests and not talk.messages
