@@ -139,3 +139,10 @@ def test_what_only_escapes_can_write_is_kept_and_the_hole_reported() -> None:
 def test_where_names_can_be_made_up() -> None:
     assert [open_objects(schema) for schema in CLOSED] == [False] * len(CLOSED)
     assert [open_objects(schema) for schema in SCHEMAS] == [True] * len(SCHEMAS)
+
+
+def test_each_object_that_escapes_could_slip_past_is_reported_where_it_stands() -> None:
+    inner = {"type": "object", "properties": {"x": {"const": "\x02"}}}
+    schema = {"anyOf": [{"type": "array", "items": inner}, {"type": "object", "properties": {"a/b": inner}}]}
+    (report,) = Grammar.from_json_schema(schema).reports
+    assert [item.path for item in report.unenforced] == ["/anyOf/0/items", "/anyOf/1", "/anyOf/1/properties/a~1b"]

@@ -57,7 +57,8 @@ class Program:
         self.vocabulary = vocabulary
         self.json = text.json
         self.names = text.names
-        self.roomy = UNBOUNDED if text.bound is None or not vocabulary.spells_bytes else 2 * text.bound + ROOM
+        known = text.bound if vocabulary.spells_bytes else None
+        self.roomy = UNBOUNDED if known is None else known + known // 4 + ROOM
         self.masks: dict[bytes, Tensor] = {}
         self._text = text
         self._lock = Lock()

@@ -25,12 +25,14 @@ _ONES = ("additionalProperties", "items", "contains", "not", "if", "then", "else
 
 def open_objects(schema: object) -> bool:
     """Whether an instance may hold a name the schema does not declare; True where that is not certain."""
-    return any(node is True or (isinstance(node, dict) and _open(cast("Node", node))) for node, _ in _nodes(schema, ""))
+    return any(node is True or (isinstance(node, dict) and _open(cast("Node", node))) for node in _nodes(schema))
 
 
 def respelled(schema: object) -> list[str]:
     """JSON pointers of the objects whose declared names or patterns an escaped spelling could slip past."""
-    return [path for node, path in _nodes(schema, "") if isinstance(node, dict) and _mixes(cast("Node", node))]
+    if not any(isinstance(node, dict) and _mixes(cast("Node", node)) for node in _nodes(schema)):
+        return []
+    return [path for node, path in _places(schema, "") if isinstance(node, dict) and _mixes(cast("Node", node))]
 
 
 def needs_u(text: str) -> bool:
@@ -59,20 +61,30 @@ def _admits(node: Node, kind: str) -> bool:
     return kind in cast("list[object]", types) if isinstance(types, list) else types == kind
 
 
-def _nodes(node: object, path: str) -> Iterator[tuple[object, str]]:
+def _nodes(node: object) -> Iterator[object]:
+    yield node
+    for _, child in _below(node):
+        yield from _nodes(child)
+
+
+def _places(node: object, path: str) -> Iterator[tuple[object, str]]:
     yield node, path
+    for steps, child in _below(node):
+        yield from _places(child, "/".join((path, *map(pointer, steps))))
+
+
+def _below(node: object) -> Iterator[tuple[tuple[str, ...], object]]:
     if not isinstance(node, dict):
         return
     for keyword, value in cast("Node", node).items():
-        below = f"{path}/{pointer(keyword)}"
         if keyword in _MAPS and isinstance(value, dict):
             for name, child in cast("Node", value).items():
-                yield from _nodes(child, f"{below}/{pointer(name)}")
+                yield (keyword, name), child
         elif keyword in _LISTS and isinstance(value, list):
             for i, child in enumerate(cast("list[object]", value)):
-                yield from _nodes(child, f"{below}/{i}")
+                yield (keyword, str(i)), child
         elif keyword in _ONES:
-            yield from _nodes(value, below)
+            yield (keyword,), value
 
 
 def pointer(name: str) -> str:
