@@ -83,9 +83,13 @@ class Connection:
         eras.remember(self._config, legacy=not is_modern(self.client))
 
     async def list_tools(self) -> None:
-        """Walk the pages; what matters is seen on the wire."""
-        self.changed = False
-        await _list_tools(self.client, self.wire, seen=not isinstance(self._config, InProcessServer))
+        """Walk the pages; what matters is seen on the wire. Where that fails, `changed` stays."""
+        self.changed = False  # Before asking: the server may say so again meanwhile.
+        try:
+            await _list_tools(self.client, self.wire, seen=not isinstance(self._config, InProcessServer))
+        except BaseException:
+            self.changed = True
+            raise
 
     async def close(self, *, at_once: bool = False) -> None:
         """Disconnect; a child process and its descendants are gone afterwards."""

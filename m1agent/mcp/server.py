@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("m1agent.mcp")
 T = TypeVar("T")
 MOST_TOOLS = 1000
+LIST_SECONDS = 5.0
 ENDED = ("Connection closed", "SSE stream ", "Session terminated")
 # What the client says of a 404, or the server with it: it was started anew, or has forgotten us.
 NO_SESSION = re.compile(r"\bsession (?:terminated|not found|expired)|\bno valid session\b", re.IGNORECASE)
@@ -100,7 +101,10 @@ class McpServer:
         return self.status
 
     async def refresh(self) -> bool:
-        """List the tools again if the server said that they changed; whether they did."""
+        """List the tools again if the server said that they changed; whether they did.
+
+        After `LIST_SECONDS` without an answer the tools stay as they were, until the next time.
+        """
         async with self._listing:
             return await self._list_again()
 
@@ -110,9 +114,11 @@ class McpServer:
         before = [tool.spec for tool in self.tools]
         if self._connection.changed:
             try:
-                await self._ask(lambda connection: connection.list_tools(), safe=True)
-            except McpError as error:
-                log.warning("MCP server '%s': its tools could not be listed again: %s", self.config.name, error)
+                async with asyncio.timeout(LIST_SECONDS):
+                    await self._ask(lambda connection: connection.list_tools(), safe=True)
+            except (McpError, TimeoutError) as error:
+                why = str(error) or f"no answer within {LIST_SECONDS:g} seconds"
+                log.warning("MCP server '%s': its tools could not be listed again: %s", self.config.name, why)
                 return False
         self._take()
         return before != [tool.spec for tool in self.tools]

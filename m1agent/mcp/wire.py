@@ -213,9 +213,10 @@ class _Outgoing:
 
         if isinstance(item.message, JSONRPCRequest):
             if item.message.method == "tools/list":
-                self._listings.add(item.message.id)
                 if not (item.message.params or {}).get("cursor"):
                     self.wire.begin()
+                    self._listings.clear()  # A late answer to a listing that was given up is none of this one.
+                self._listings.add(item.message.id)
             elif item.message.method == "tools/call":
                 about: dict[str, Any] = (item.message.params or {}).get("_meta") or {}
                 self._calls[item.message.id] = about.get(PROTOCOL_VERSION_META_KEY, OLDER)

@@ -21,9 +21,9 @@ TEXT = {"type": "text", "text": "kept"}
 IMAGE = {"type": "image", "data": "iVBORw==", "mimeType": "image/png"}
 
 
-def with_server(use: Callable[[McpServer], Awaitable[T]], **options: Any) -> T:
+def with_server(use: Callable[[McpServer], Awaitable[T]], program: str = "faulty.py", **options: Any) -> T:
     async def go() -> T:
-        server = McpServer(StdioServer("bad", sys.executable, (str(SERVERS / "faulty.py"),), **options))
+        server = McpServer(StdioServer("bad", sys.executable, (str(SERVERS / program),), **options))
         assert (await server.connect()).state == "ready", server.status
         try:
             return await use(server)
@@ -88,3 +88,20 @@ def test_an_answer_that_is_none_is_told_at_once(answer: Any, told: str) -> None:
         assert (await server.call("pid", {})).content.isdigit()
 
     with_server(use, call_seconds=1000.0)
+
+
+@pytest.mark.parametrize(
+    ("mood", "told"), [("refuse", "The server 'bad' refused: no list today"), ("silent", "no answer within 5 seconds")]
+)
+def test_a_list_that_cannot_be_had_is_asked_for_again(mood: str, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def use(server: McpServer) -> None:
+        await server.call("change", {"mood": mood})
+        assert server.changed and not await server.refresh()
+        assert f"MCP server 'bad': its tools could not be listed again: {told}" in caplog.messages
+        assert server.changed and [tool.name for tool in server.tools] == ["bad__change"]
+        await server.call("change", {"mood": "answer"})
+        assert await server.refresh() and not server.changed
+        names = ["bad__change", "bad__tool-x20-1", "bad__tool-x20-2"]
+        assert [tool.name for tool in server.tools] == names and not server.status.left_out
+
+    with_server(use, "sulking.py")
