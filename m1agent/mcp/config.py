@@ -1,22 +1,22 @@
 """Which MCP servers to use: dataclasses, or the usual `{"mcpServers": {…}}` JSON as a file or a dict.
 
-Values may name environment variables as `${NAME}` or `${NAME:-default}`. What comes from `env` and `headers` is secret:
-no repr, status, log or error shows it.
+Values may name environment variables as `${NAME}` or `${NAME:-default}`. What comes from `env` and `headers` is secret,
+and so is what a variable put into `args` or into the path of a `url`: no repr, status, log or error shows it.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from m1agent.errors import McpError
-from m1agent.mcp.reading import Entry, read_document
+from m1agent.mcp.reading import Entry, read_document, variables
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -42,7 +42,8 @@ class Server:
     agent's model, that time is not counted. `tools`, `exclude_tools` and `approve` are patterns such as `read_*` on the
     server's own names of its tools: the ones to use, the ones not to use, the ones that need no approval. A `required`
     server that fails is an error. `resources` adds two tools with which the model lists and reads the server's
-    resources. `sampling` lets the server ask the agent's model.
+    resources. `sampling` lets the server ask the agent's model. `variables` are the environment variables whose values
+    are in `args` or `url`; a configuration that is read fills them in.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Server:
     required: bool = False
     resources: bool = False
     sampling: bool = True
+    variables: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -93,7 +95,7 @@ class StdioServer(Server):
     """
 
     command: str
-    args: tuple[str, ...] = ()
+    args: tuple[str, ...] = field(default=(), repr=False)
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     cwd: str | Path | None = None
     log: str | Path | None = None
@@ -107,11 +109,12 @@ class StdioServer(Server):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        return tuple(self.env.values())
+        return (*self.env.values(), *self.variables.values())
 
     @property
     def credentials(self) -> tuple[str, ...]:
-        return tuple(value for name, value in self.env.items() if CREDENTIAL.search(name))
+        named = (*self.env.items(), *self.variables.items())
+        return tuple(value for name, value in named if CREDENTIAL.search(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +154,13 @@ class HttpServer(Server):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Header values, their bare tokens, and what a URL carries besides its address."""
+        """Header values, their bare tokens, what a URL carries besides its address, and variables in its path."""
         tokens = [part for value in self.headers.values() for part in (value, *value.split())]
         found = [*re.findall(r"//([^/@]+)@", self.url), *re.findall(r"=([^&#]+)", self.url.partition("?")[2])]
         passwords = [login.partition(":")[2] for login in found[:1] if "@" in self.url]
         plain = [unquote_plus(text) for text in (*found, *passwords)]
         basic = [b64encode(login.encode()).decode() for login in plain if ":" in login]
-        return (*tokens, *found, *passwords, *plain, *basic)
+        return (*tokens, *found, *passwords, *plain, *basic, *_in_path(self.url, self.variables.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +233,12 @@ def _server(name: str, entry: Entry) -> ServerConfig:
     }
     if kind == "http":
         oauth = _oauth(Entry.of(entry.given["oauth"], f"{entry.where}, oauth")) if "oauth" in entry else None
-        return HttpServer(name, entry.text("url") or "", entry.texts("headers"), oauth, **options)
+        named = variables(entry.given.get("url"))
+        url, headers = entry.text("url") or "", entry.texts("headers")
+        return HttpServer(name, url, headers, oauth, variables=named, **options)
     command, args, env = entry.text("command") or "", entry.items("args"), entry.texts("env")
-    return StdioServer(name, command, args, env, entry.text("cwd"), entry.text("log"), **options)
+    named = variables(entry.given.get("args"))
+    return StdioServer(name, command, args, env, entry.text("cwd"), entry.text("log"), variables=named, **options)
 
 
 def _kind(entry: Entry) -> str:
@@ -272,6 +278,18 @@ def _oauth(entry: Entry) -> OAuth:
         )
     except McpError as error:
         raise McpError(f"{entry.where}, {str(error).removeprefix('oauth, ')}") from None
+
+
+def _in_path(url: str, values: Iterable[str]) -> tuple[str, ...]:
+    """What of these values lies in the path of a URL, also without its %-escapes; the rest is an address."""
+    path = _path(url)
+    found = [_path(value) if "://" in value else value.strip("/") for value in values]
+    found = [part for part in found if part and part in path]
+    return (*found, *map(unquote, found))
+
+
+def _path(url: str) -> str:
+    return re.split(r"[?#]", url.partition("://")[2].partition("/")[2])[0].strip("/")
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -45,6 +45,18 @@ def expand(text: str, where: str) -> str:
     return VARIABLE.sub(value, text)
 
 
+def variables(*texts: object) -> dict[str, str]:
+    """The environment variables that these texts, or lists of texts, name and that have a value."""
+    found: dict[str, str] = {}
+    for text in texts:
+        if isinstance(text, list | tuple):
+            found |= variables(*cast("Sequence[object]", text))
+        elif isinstance(text, str):
+            named = [match["name"] for match in VARIABLE.finditer(text)]
+            found |= {name: os.environ[name] for name in named if os.environ.get(name)}
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An object of a configuration and its place, for errors. A field may go by several names."""

@@ -117,6 +117,26 @@ def test_a_login_in_an_address_is_secret_in_every_form() -> None:
     assert {"p%40ss-w0rd", "p@ss-w0rd", "u:p@ss-w0rd", "dTpwQHNzLXcwcmQ=", "a%2Fb%2Bc", "a/b+c"} <= set(server.secrets)
 
 
+def test_variables_in_arguments_and_paths_are_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"API_TOKEN": "t0k3n-arg", "ROOT": "/srv/docs", "PATH_KEY": "k3y%2Fpath", "HOST": "host.example"}
+    for name, value in {**values, "BASE": "https://base.example/s3gment"}.items():
+        monkeypatch.setenv(name, value)
+    args = ["--token=${API_TOKEN}", "${ROOT}", "${UNSET:-plain}"]
+    child, web, base = load_servers(
+        {
+            "mcpServers": {
+                "child": {"command": "x", "args": args},
+                "web": {"url": "https://${HOST}/s/${PATH_KEY}/mcp"},
+                "base": {"url": "${BASE}/mcp"},
+            }
+        }
+    )
+    assert isinstance(child, StdioServer) and child.args == ("--token=t0k3n-arg", "/srv/docs", "plain")
+    assert child.secrets == ("t0k3n-arg", "/srv/docs") and child.credentials == ("t0k3n-arg",)
+    assert web.secrets == ("k3y%2Fpath", "k3y/path") and base.secrets == ("s3gment", "s3gment")
+    assert not any(secret in repr((child, web, base)) for secret in ("t0k3n", "k3y", "s3gment"))
+
+
 def test_a_variable_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMPTY", "")
     (server,) = load_servers({"mcpServers": {"a": {"command": "x", "args": ["${EMPTY}", "${EMPTY:-else}"]}}})

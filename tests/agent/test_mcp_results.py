@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from m1agent.errors import ToolError
-from m1agent.mcp.config import StdioServer
+from m1agent.mcp.config import StdioServer, load_servers
 from m1agent.mcp.server import McpServer
 from m1agent.messages import ImagePart
 
@@ -105,3 +105,14 @@ def test_a_list_that_cannot_be_had_is_asked_for_again(mood: str, told: str, capl
         assert [tool.name for tool in server.tools] == names and not server.status.left_out
 
     with_server(use, "sulking.py")
+
+
+def test_a_token_among_the_arguments_is_told_nowhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("API_TOKEN", "t0k3n-arg")
+    program = "import sys; sys.exit('cannot log in with ' + sys.argv[1])"
+    document = {"mcpServers": {"a": {"command": sys.executable, "args": ["-c", program, "--key=${API_TOKEN}"]}}}
+    (config,) = load_servers(document)
+    status = asyncio.run(McpServer(config).connect())
+    assert status.reason.endswith("its last words: cannot log in with --key=***") and "t0k3n" not in caplog.text
