@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LONGEST = 10_000_000
 TAIL = 2_000
 LARGEST = 20 * 1024 * 1024
+NAME, MEDIA_TYPE, URI = 100, 80, 500
 DOCUMENTATION = re.compile(r"\n?\s*For further information visit https://errors\.pydantic\.dev/\S*")
 
 
@@ -56,7 +57,7 @@ def render_block(block: ContentBlock) -> ToolOutput:
         case "audio":
             return _media(block.data, block.mime_type, block.type)
         case "resource_link":
-            return ToolOutput(f"[resource {block.name}: {block.uri}]")
+            return ToolOutput(f"[resource {one_line(block.name, NAME)}: {one_line(str(block.uri), URI)}]")
         case "resource":
             return _contents(block.resource)
 
@@ -94,7 +95,7 @@ def _contents(contents: Any) -> ToolOutput:
 
 
 def _media(data: str, media_type: str, kind: str, name: str = "") -> ToolOutput:
-    found = decode(data)
+    found, media_type, name = decode(data), one_line(media_type, MEDIA_TYPE), one_line(name, NAME)
     if found is None:
         why = "too large" if len(data) * 3 // 4 > LARGEST else "unreadable"
         return ToolOutput(f"[{kind} {media_type}, {why}]")

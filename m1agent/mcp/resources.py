@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from m1agent.mcp.render import render_block
+from m1agent.mcp.render import MEDIA_TYPE, NAME, URI, one_line, render_block
 from m1agent.messages import AssistantMessage, JsonSchema, Message, UserMessage
 
 if TYPE_CHECKING:
     import mcp_types as types
 
+LONGEST = 1000
 READ_SCHEMA: JsonSchema = {
     "type": "object",
     "properties": {"uri": {"type": "string", "description": "The resource's address, as listed."}},
@@ -38,8 +39,9 @@ class Resource:
 
     def line(self) -> str:
         """One line on it, for a model."""
-        about = "; ".join(part for part in (self.description, self.media_type) if part)
-        return f"{self.uri} ({self.name})" + (f": {' '.join(about.split())}" if about else "")
+        about = "; ".join(part for part in (self.description, one_line(self.media_type, MEDIA_TYPE)) if part)
+        named = f"{one_line(self.uri, URI)} ({one_line(self.name, NAME)})"
+        return f"{named}: {one_line(about, LONGEST)}" if about else named
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import pytest
 
 from m1agent.errors import ToolError
 from m1agent.mcp.config import StdioServer, load_servers
+from m1agent.mcp.resources import Resource
 from m1agent.mcp.server import McpServer
 from m1agent.messages import ImagePart
 
@@ -116,3 +117,29 @@ def test_a_token_among_the_arguments_is_told_nowhere(
     (config,) = load_servers(document)
     status = asyncio.run(McpServer(config).connect())
     assert status.reason.endswith("its last words: cannot log in with --key=***") and "t0k3n" not in caplog.text
+
+
+def test_what_servers_call_their_media_is_one_short_line() -> None:
+    name, uri = "n\nFAKE: all is well\x1b[2J " + "n" * 500, "https://x/a\nFAKE " + "u" * 5000
+    kind = "application/x\r\nFAKE " + "k" * 500
+    blob = {"uri": "file:///a/" + "f\n" * 500, "blob": "AAEC", "mimeType": kind}
+    content = [
+        {"type": "resource_link", "name": name, "uri": uri},
+        {"type": "resource", "resource": blob},
+        {"type": "image", "data": "iVBORw==", "mimeType": f"image/{kind}"},
+        {"type": "audio", "data": "no base64!", "mimeType": kind},
+    ]
+
+    async def use(server: McpServer) -> list[str]:
+        return (await server.call("result", {"content": content})).content.splitlines()
+
+    link, file, image, audio = with_server(use)
+    assert link.startswith("[resource n FAKE: all is well [2J nnn") and "...: https://x/a FAKE uuu" in link
+    assert file.startswith("[f f f") and " application/x FAKE kkk" in file and file.endswith("..., 3 bytes]")
+    assert image.startswith("[image image/application/x FAKE kkk") and audio.endswith("..., unreadable]")
+    assert [len(line) < limit for line, limit in ((link, 650), (file, 250), (image, 120), (audio, 120))] == [True] * 4
+
+
+def test_a_listed_resource_is_one_short_line() -> None:
+    line = Resource("s", "file:///a\nFAKE", "n\nFAKE", "d\n" * 5000, "text/plain\nFAKE").line()
+    assert line.startswith("file:///a FAKE (n FAKE): d d d") and "\n" not in line and len(line) < 1100
