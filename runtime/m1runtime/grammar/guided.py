@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import Lock
 from weakref import WeakKeyDictionary
 
@@ -46,6 +46,25 @@ class Text:
     bound: int | None = None
 
 
+def bytes_matcher(lark: str) -> LLMatcher:
+    """A matcher of `lark` over bytes, the caller's own; those compiled last are kept. Look at its `is_error`."""
+    with _bytes_lock:
+        pristine = _pristine(lark)
+        return pristine if pristine.is_error() else pristine.deep_copy()
+
+
+_bytes_lock = Lock()
+
+
+@lru_cache(64)
+def _pristine(lark: str) -> LLMatcher:
+    return _compiled(byte_tokenizer(), lark)
+
+
+def _compiled(llg: LLTokenizer, lark: str) -> LLMatcher:
+    return LLMatcher(llg, LLMatcher.grammar_from_lark(lark), log_level=0, limits=LIMITS)
+
+
 class Program:
     """A grammar text compiled for one vocabulary; shared by every generation that uses it.
 
@@ -62,13 +81,9 @@ class Program:
         self.masks: dict[bytes, Tensor] = {}
         self._text = text
         self._lock = Lock()
-        self._matcher = self._compiled(vocabulary.llg)
-
-    def _compiled(self, llg: LLTokenizer) -> LLMatcher:
-        matcher = LLMatcher(llg, LLMatcher.grammar_from_lark(self._text.lark), log_level=0, limits=LIMITS)
-        if matcher.is_error():
-            raise SchemaError(f"the grammar cannot be compiled: {matcher.get_error()}")
-        return matcher
+        self._matcher = _compiled(vocabulary.llg, text.lark)
+        if self._matcher.is_error():
+            raise SchemaError(f"the grammar cannot be compiled: {self._matcher.get_error()}")
 
     @property
     def start(self) -> Guided | None:
@@ -82,12 +97,7 @@ class Program:
 
     def bytes_matcher(self) -> LLMatcher:
         """A matcher over bytes at the start of the text, the caller's own."""
-        with self._lock:
-            return self._bytes_matcher.deep_copy()
-
-    @cached_property
-    def _bytes_matcher(self) -> LLMatcher:
-        return self._compiled(byte_tokenizer())
+        return bytes_matcher(self._text.lark)
 
     @cached_property
     def _first(self) -> Guided | None:
@@ -95,7 +105,7 @@ class Program:
         known = self._text.instance
         path = None if known is None else first.check(known, shortest=False, plain=self.vocabulary.canonical(known))
         if path is None:
-            first = replace(first, bytes_matcher=self._bytes_matcher.deep_copy())
+            first = replace(first, bytes_matcher=self.bytes_matcher())
             path = first.search(UNBOUNDED) or first.search_fast(UNBOUNDED)
         return None if path is None else replace(first, bytes_matcher=None, path=path)
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from llguidance import LLMatcher
-
 from m1runtime.grammar.closing import complete_fast, complete_shortest
 from m1runtime.grammar.effort import UNLIMITED, Effort
-from m1runtime.grammar.guided import LIMITS, UNBOUNDED
+from m1runtime.grammar.guided import UNBOUNDED, bytes_matcher
 from m1runtime.grammar.shape import Shape
-from m1runtime.grammar.vocabulary import byte_tokenizer
 
 MAX_TEXT = 10_000
 """Bytes of an instance; a call that cannot be shorter fits no budget."""
@@ -20,7 +17,7 @@ MAX_TEXT = 10_000
 @lru_cache(128)
 def unusable(lark: str) -> str | None:
     """Why a matcher of this text cannot start; None if it can."""
-    matcher = _matcher(lark)
+    matcher = bytes_matcher(lark)
     return matcher.get_error().split("\n")[0] if matcher.is_error() else None
 
 
@@ -36,7 +33,7 @@ class Reach:
 def reach(lark: str, effort: Effort = UNLIMITED) -> Reach:
     """Looks for a JSON text of this grammar, for no longer than `effort`."""
     try:
-        matcher = _matcher(lark)
+        matcher = bytes_matcher(lark)
     except (ValueError, UnicodeEncodeError) as error:
         return Reach(why=str(error), refused=True)
     if matcher.is_error():
@@ -51,7 +48,3 @@ def reach(lark: str, effort: Effort = UNLIMITED) -> Reach:
     if len(text) > MAX_TEXT:
         return Reach(why=f"the shortest instance found is {len(text)} bytes long")
     return Reach(text)
-
-
-def _matcher(lark: str) -> LLMatcher:
-    return LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(lark), log_level=0, limits=LIMITS)
