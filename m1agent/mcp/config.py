@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import unquote, unquote_plus
 
 from m1agent.errors import McpError
+from m1agent.mcp import checks
 from m1agent.mcp.reading import Entry, read_document, variables
 
 if TYPE_CHECKING:
@@ -59,13 +60,16 @@ class Server:
     variables: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        checks.texts("an MCP server", self, "name")
         if not self.name:
             raise McpError("an MCP server needs a name")
+        where = f"server '{self.name}'"
+        checks.numbers(where, self, "connect_seconds", "call_seconds")
         if any(not value > 0 for value in (self.connect_seconds, self.call_seconds)):
-            raise McpError(f"server '{self.name}': connect_seconds and call_seconds must be above 0")
-        for field_name in ("tools", "exclude_tools", "approve"):
-            if isinstance(getattr(self, field_name), str):
-                raise McpError(f"server '{self.name}', {field_name}: expected a tuple of patterns, not one text")
+            raise McpError(f"{where}: connect_seconds and call_seconds must be above 0")
+        checks.lists(where, self, "tools", "exclude_tools", "approve", of="patterns")
+        checks.flags(where, self, "required", "resources", "sampling")
+        checks.mappings(where, self, "variables")
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -102,10 +106,13 @@ class StdioServer(Server):
 
     def __post_init__(self) -> None:
         Server.__post_init__(self)
+        where = f"server '{self.name}'"
+        checks.texts(where, self, "command")
         if not self.command.strip():
-            raise McpError(f"server '{self.name}', command: expected a program to start, not an empty text")
-        if isinstance(self.args, str):
-            raise McpError(f"server '{self.name}', args: expected a tuple of texts, not one text")
+            raise McpError(f"{where}, command: expected a program to start, not an empty text")
+        checks.lists(where, self, "args", of="texts")
+        checks.mappings(where, self, "env")
+        checks.paths(where, self, "cwd", "log")
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -133,6 +140,11 @@ class OAuth:
     seconds: float = LOGIN_SECONDS
 
     def __post_init__(self) -> None:
+        checks.texts("oauth", self, "client_name")
+        checks.lists("oauth", self, "scopes", of="texts")
+        checks.whole_numbers("oauth", self, "redirect_port")
+        checks.paths("oauth", self, "storage")
+        checks.numbers("oauth", self, "seconds")
         if not 0 <= self.redirect_port < 65536:
             raise McpError(f"oauth, redirect_port: expected a port, or 0 for a free one, not {self.redirect_port}")
         if not self.seconds > 0:
@@ -149,8 +161,13 @@ class HttpServer(Server):
 
     def __post_init__(self) -> None:
         Server.__post_init__(self)
+        where = f"server '{self.name}'"
+        checks.texts(where, self, "url")
+        checks.mappings(where, self, "headers")
+        if not isinstance(cast("object", self.oauth), OAuth | None):
+            raise McpError(f"{where}, oauth: expected an OAuth, not {type(self.oauth).__name__}")
         if not re.match(r"https?://[^/?#]", self.url, re.IGNORECASE):
-            raise McpError(f"server '{self.name}': url must begin with http:// or https:// and name a host")
+            raise McpError(f"{where}: url must begin with http:// or https:// and name a host")
 
     @property
     def secrets(self) -> tuple[str, ...]:

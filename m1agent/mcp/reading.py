@@ -19,7 +19,9 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 def read_document(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file. Raises McpError."""
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        document: Any = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each)
+    except _Twice as error:
+        raise McpError(f"{path}: {error}; take one away, or give it another name") from None
     except OSError as error:
         raise McpError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -29,6 +31,19 @@ def read_document(path: Path) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise McpError(f"{path}: expected a JSON object")
     return cast("Mapping[str, Any]", document)
+
+
+class _Twice(Exception):
+    pass
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a file; what is there twice would silently count once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(f"{shown(next(name for name in names if names.count(name) > 1))} is there twice in one object")
+    return found
 
 
 def expand(text: str, where: str) -> str:

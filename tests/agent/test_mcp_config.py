@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from m1agent.errors import McpError
 from m1agent.mcp.config import HttpServer, OAuth, StdioServer, as_servers, load_servers
 from m1agent.mcp.naming import decode, encode, tool_name
 
+ANY: Callable[[object], Any] = functools.partial(cast, "Any")
 USUAL: dict[str, Any] = {
     "mcpServers": {
         "git": {"command": "git-mcp", "args": ["--repo", "${REPO:-.}"], "env": {"TOKEN": "${SECRET}"}, "cwd": "/"},
@@ -95,6 +98,43 @@ def test_patterns_and_arguments_are_tuples() -> None:
         StdioServer("a", "x", tools=cast("Any", "read_*"))
     with pytest.raises(McpError, match="server 'a', args: expected a tuple of texts"):
         StdioServer("a", "x", cast("Any", "-m server"))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: StdioServer(ANY(5), "x"), "an MCP server, name: expected text, not int"),
+        (lambda: StdioServer("a", ANY(5)), "server 'a', command: expected text, not int"),
+        (
+            lambda: StdioServer("a", "x", ANY(["ok", 5])),
+            "server 'a', args: expected a tuple of texts, not one with int",
+        ),
+        (lambda: StdioServer("a", "x", env=ANY({"A": 5})), "server 'a', env.A: expected text, not int"),
+        (lambda: StdioServer("a", "x", env=ANY({5: "A"})), "server 'a', env: expected names that are text, not int"),
+        (lambda: StdioServer("a", "x", env=ANY(["A"])), "server 'a', env: expected a dict of texts, not list"),
+        (lambda: StdioServer("a", "x", cwd=ANY(5)), "server 'a', cwd: expected a path, not int"),
+        (lambda: StdioServer("a", "x", log=ANY(True)), "server 'a', log: expected a path, not bool"),
+        (lambda: StdioServer("a", "x", call_seconds=ANY("5")), "server 'a', call_seconds: expected a number, not str"),
+        (lambda: StdioServer("a", "x", call_seconds=True), "server 'a', call_seconds: expected a number, not bool"),
+        (lambda: StdioServer("a", "x", required=ANY("no")), "server 'a', required: expected True or False, not str"),
+        (lambda: StdioServer("a", "x", approve=ANY(None)), "server 'a', approve: .* tuple of patterns, not NoneType"),
+        (lambda: HttpServer("a", ANY(5)), "server 'a', url: expected text, not int"),
+        (lambda: HttpServer("a", "http://x", ANY({"A": None})), "server 'a', headers.A: expected text, not NoneType"),
+        (lambda: HttpServer("a", "http://x", oauth=ANY(True)), "server 'a', oauth: expected an OAuth, not bool"),
+        (lambda: OAuth(scopes=ANY("read")), "oauth, scopes: expected a tuple of texts, not one text"),
+        (lambda: OAuth(redirect_port=ANY(1.5)), "oauth, redirect_port: expected a whole number, not float"),
+    ],
+)
+def test_fields_of_the_wrong_kind_are_named(make: Callable[[], object], text: str) -> None:
+    with pytest.raises(McpError, match=f"^{text}"):
+        make()
+
+
+def test_a_name_that_is_there_twice_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text('{"mcpServers": {"a": {"command": "x"}, "a": {"command": "y"}}}')
+    with pytest.raises(McpError, match=r'mcp\.json: "a" is there twice in one object; take one away'):
+        load_servers(path)
 
 
 @pytest.mark.parametrize("wrong", [5, None, {1}])
