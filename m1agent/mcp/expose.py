@@ -124,7 +124,7 @@ class _Exposed:
                 output = await self._run(found, call, tell)
         except ToolError as error:
             return CallToolResult(content=_blocks(ToolOutput(str(error))), is_error=True)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             log.debug("tool '%s' raised", found.name, exc_info=error)
             return CallToolResult(content=_blocks(ToolOutput(f"{type(error).__name__}: {error}")), is_error=True)
         structured = _structured(self.answer, output) if self.answer is not None and found.name == ASK else None

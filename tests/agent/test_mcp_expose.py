@@ -69,6 +69,16 @@ def leave() -> str:
     raise SystemExit(3)
 
 @tool
+def interrupt() -> str:
+    """Behaves like Ctrl+C in a thread."""
+    raise KeyboardInterrupt("in a thread")
+
+@tool
+async def interrupt_here() -> str:
+    """Behaves like Ctrl+C."""
+    raise KeyboardInterrupt
+
+@tool
 def parts() -> list:
     """Gives an image, a sound and a file."""
     return ["here:", ImagePart(b"PNG!", "image/png"), FilePart(b"RIFF", "audio/wav"),
@@ -138,7 +148,8 @@ SCHEMA = {"type": "object", "$defs": {"t": {"type": "object", "properties": {"ne
                          "n": {"type": ["integer", "null"], "maximum": 9}}, "required": ["from"],
           "additionalProperties": False, "x-own": {"kept": True}}
 exact = Tool.from_schema("exact", "A schema of its own.", SCHEMA, lambda **arguments: arguments)
-all_tools = [add, refuse, crash, leave, parts, odd, noisy, work, count, slow, was_cancelled, hang, late, guarded, exact]
+all_tools = [add, refuse, crash, leave, interrupt, interrupt_here, parts, odd, noisy, work, count, slow, was_cancelled,
+             hang, late, guarded, exact]
 server = as_mcp_server(Toolset("offered", all_tools))
 
 if sys.argv[1:] == ["http"]:
@@ -224,6 +235,8 @@ async def errors(client: Client) -> None:
         "refuse": "not today",
         "crash": "ValueError: boom 42",
         "leave": "SystemExit: 3",
+        "interrupt": "KeyboardInterrupt: in a thread",
+        "interrupt_here": "KeyboardInterrupt: ",
         "late": TEXT_OF_LIMIT,
         "guarded": "This call was not allowed. This call needs a person's approval, which this server cannot ask for.",
     }
@@ -294,7 +307,7 @@ def test_tools_as_our_own_client_sees_them(way: str, script: Path, url: str) -> 
         server = McpServer(config)
         try:
             status = await server.connect()
-            assert status.state == "ready" and not status.left_out and len(status.tools) == 15
+            assert status.state == "ready" and not status.left_out and len(status.tools) == 17
             tools = {one.name: one for one in server.tools}
             assert await tools["us__add"].call({"a": "40"}) == "42"
             for name, words in {"refuse": "not today", "crash": "ValueError: boom 42"}.items():
