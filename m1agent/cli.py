@@ -16,7 +16,7 @@ from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Any, cast
 
-from m1agent.cli_mcp import add_mcp
+from m1agent.cli_mcp import add_mcp, toolset_names
 from m1agent.errors import M1AgentError
 from m1agent.tools import Tool
 from m1agent.toolset import installed_toolsets, load_toolset
@@ -83,7 +83,10 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--model", default="m1-nano", help="a bundled model or a checkpoint folder (default: m1-nano)")
     run.add_argument("--instructions", default="", metavar="TEXT", help="what outranks the question")
     run.add_argument(
-        "--tools", metavar="NAMES", help='toolsets, comma separated, or "none" (default: every installed one)'
+        "--tools",
+        metavar="NAMES",
+        type=toolset_names,
+        help='toolsets, comma separated, or "none" (default: every installed one)',
     )
     run.add_argument("--mcp", metavar="FILE", help='MCP servers: a JSON file with "mcpServers"')
     run.add_argument(
@@ -123,7 +126,7 @@ def run_question(given: argparse.Namespace) -> int:
     servers += [_server(command, index) for index, command in enumerate(given.mcp_command)]
     agent = Agent(
         given.model,
-        tools=[load_toolset(name) for name in _toolsets(given.tools)],
+        tools=[load_toolset(name) for name in (installed_toolsets() if given.tools is None else given.tools)],
         instructions=given.instructions,
         limits=Limits(steps=given.max_steps),
         settings=settings,
@@ -217,12 +220,6 @@ def list_models(given: argparse.Namespace) -> int:
 
 def _tool_data(tool: Tool) -> dict[str, Any]:
     return {"name": tool.name, "description": tool.spec.description, "parameters": tool.spec.parameters}
-
-
-def _toolsets(names: str | None) -> Sequence[str]:
-    if names is None:
-        return installed_toolsets()
-    return [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
 
 
 def _server(command: str, index: int) -> Any:

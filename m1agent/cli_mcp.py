@@ -67,7 +67,12 @@ def _add_serve(commands: Any) -> None:
         description=SERVE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    serve.add_argument("--tools", metavar="NAMES", help="toolsets, comma separated (default: every installed one)")
+    serve.add_argument(
+        "--tools",
+        metavar="NAMES",
+        type=toolset_names,
+        help='toolsets, comma separated, or "none" (default: every installed one)',
+    )
     serve.add_argument("--agent", action="store_true", help="offer an agent with these tools, as one tool called ask")
     serve.add_argument("--with-tools", action="store_true", help="with --agent: offer its tools beside it")
     serve.add_argument("--model", default="m1-nano", help="what --agent thinks with (default: m1-nano)")
@@ -92,8 +97,8 @@ def serve_tools(given: argparse.Namespace) -> int:
     if given.with_tools and not given.agent:
         print("m1agent: --with-tools goes with --agent; without it the tools are offered anyway", file=sys.stderr)
         return EXIT_USAGE
-    names = installed_toolsets() if given.tools is None else [name.strip() for name in given.tools.split(",")]
-    tools = gather_tools([load_toolset(name) for name in names if name], given.name)
+    names = installed_toolsets() if given.tools is None else given.tools
+    tools = gather_tools([load_toolset(name) for name in names], given.name)
     # Stdout belongs to the protocol; what goes wrong is for stderr.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     try:
@@ -225,6 +230,14 @@ def _data(one: _Seen) -> dict[str, Any]:
         ],
         "left_out": [{"name": bad.name, "reason": bad.reason} for bad in one.status.left_out],
     }
+
+
+def toolset_names(text: str) -> tuple[str, ...]:
+    """What `--tools` names; nothing for `none`. Raises ArgumentTypeError where a name is empty."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"must be names such as maths,files, or none, not {text!r}")
+    return () if names == ("none",) else names
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -27,7 +27,9 @@ from m1agent.agent import Agent
 from m1agent.blocking import run_blocking
 from m1agent.conversation import Conversation
 from m1agent.messages import Message, Usage
+from m1agent.problems import shown
 from m1agent.result import RunResult, StopReason
+from m1agent.schema import function_name
 from m1agent.threads import in_thread
 from m1agent.transcript import to_json
 
@@ -47,11 +49,16 @@ class Case:
         name: tells it from the other cases.
         prompt: the user's words, or messages.
         checks: functions of the result and of what the fixture made, sync (run in a thread) or async. A check fails by
-            raising AssertionError, by returning False, or by returning a text that says what is wrong.
+            raising AssertionError, by returning False, or by returning a text that says what is wrong; it passes by
+            returning True, or nothing (None or an empty text), as functions made of asserts do. Anything else is no
+            verdict and fails the trial, and so does nothing from a lambda, which cannot assert.
         fixture: makes what the trial works on: a function that returns it, or returns a context manager (sync or async)
             that gives it and cleans up after the checks.
         stop: how the run must end, or None for any way.
         seconds: instead of the evaluation's deadline.
+
+    Raises:
+        TypeError: `checks` is no list of functions.
     """
 
     name: str
@@ -60,6 +67,9 @@ class Case:
     fixture: Callable[[], Any] | None = None
     stop: StopReason | None = "done"
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_checks(self.name, self.checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +204,11 @@ async def evaluate(
         progress: told of each trial when it ends, with how many have ended and how many there are.
 
     Raises:
+        TypeError: `agent` is neither an agent nor a function, or something is no `Case`.
         ValueError: there are no cases, two have one name, or a number is not positive.
     """
     asked = list(cases)
+    _check_kinds(agent, asked)
     _check_asked(asked, repeats=repeats, concurrency=concurrency, seconds=seconds)
     started = time.perf_counter()
     turn = asyncio.Semaphore(concurrency)
@@ -295,10 +307,8 @@ class _Attempt:
                 line = traceback.extract_tb(error.__traceback__)[-1].line
                 self.problems.append(f"{name}: {error if str(error) else line}")
                 return
-            if isinstance(verdict, str):
-                self.problems += [f"{name}: {verdict}"] if verdict else []
-            elif verdict is not None and not verdict:
-                self.problems.append(f"{name}: not so")
+            if problem := _problem(verdict, may_say_nothing=getattr(check, "__name__", "") != "<lambda>"):
+                self.problems.append(f"{name}: {problem}")
 
     @contextmanager
     def _watched(self, what: str) -> Generator[None]:
@@ -310,6 +320,17 @@ class _Attempt:
                 raise
             self.problems.append(f"{what}: {type(error).__name__}: {error}")
             self.error = self.error or traceback.format_exc()
+
+
+def _problem(verdict: Any, *, may_say_nothing: bool) -> str:
+    """What is wrong by the verdict of a check, or with it; empty where it passed."""
+    if verdict is True or (verdict in (None, "") and may_say_nothing):
+        return ""
+    if verdict is False:
+        return "not so"
+    if isinstance(verdict, str) and verdict:
+        return verdict
+    return f"returned {shown(verdict)}, which is no verdict; return True, False, or a text that says what is wrong"
 
 
 def _ends_everything(error: BaseException) -> bool:
@@ -336,6 +357,21 @@ def _tell(progress: Callable[[Trial, int, int], None], trial: Trial, ended: int,
         progress(trial, ended, total)
     except Exception:
         LOG.exception("the progress callback failed; the evaluation goes on")
+
+
+def _check_checks(case: str, given: Any) -> None:
+    if callable(given):
+        raise TypeError(f"case '{case}': checks is a list of functions; pass [{function_name(given)}]")
+    if not isinstance(given, list | tuple) or not all(map(callable, cast("Sequence[Any]", given))):
+        raise TypeError(f"case '{case}': checks is a list of functions, not {shown(cast('Any', given))}")
+
+
+def _check_kinds(agent: Any, cases: Sequence[Any]) -> None:
+    if not callable(agent) and not isinstance(agent, Agent):
+        raise TypeError(f"evaluate takes an Agent, or a function that makes one, not {shown(agent)}")
+    for case in cases:
+        if not isinstance(case, Case):
+            raise TypeError(f"evaluate takes cases such as Case('name', 'prompt', [check]), not {shown(case)}")
 
 
 def _check_asked(cases: Sequence[Case], **numbers: float | None) -> None:

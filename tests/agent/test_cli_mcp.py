@@ -82,6 +82,23 @@ def test_test_tells_whether_everything_can_be_used(file: Path, capsys: pytest.Ca
     assert capsys.readouterr().out.startswith("us: ready, 1 tool")
 
 
+def test_serve_without_tools(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = {"mcpServers": {"us": {"command": SERVE[0], "args": [*SERVE[1:-1], "none"]}}}
+    file.write_text(json.dumps(empty))
+    assert main(["mcp", "list", str(file)]) == 0
+    assert capsys.readouterr().out.startswith("us: ready, 0 tools")
+
+
+@pytest.mark.parametrize("command", [["mcp", "serve"], ["run", "Hi"]])
+@pytest.mark.parametrize("names", ["", " ", "maths,"])
+def test_an_empty_name_of_tools_is_wrong_usage(
+    command: list[str], names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--tools", names])
+    assert f"argument --tools: must be names such as maths,files, or none, not {names!r}" in capsys.readouterr().err
+
+
 def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "none.json").write_text('{"mcpServers": {}}')
     mistakes = {

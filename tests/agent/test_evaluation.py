@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -132,7 +133,7 @@ def test_what_breaks_one_case_leaves_the_others() -> None:
     seen: list[str] = []
     cases = [
         Case("fixture", "?", [boom], boom),
-        Case("check", "?", [boom, lambda *_: seen.append("after")]),  # type: ignore[func-returns-value]
+        Case("check", "?", [boom, lambda *_: seen.append("after") is None]),  # type: ignore[func-returns-value]
         Case("exit", "?", [leaves]),
         Case("cancel", "?", [cancels]),
         Case("framework", "?", [fails]),
@@ -286,3 +287,38 @@ def test_wrong_questions_are_refused() -> None:
     for name in ("repeats", "concurrency", "seconds"):
         with pytest.raises(ValueError, match=f"{name} must be above 0, not 0"):
             evaluate_sync(agent, [Case("a", "?")], **{name: 0})
+
+
+def test_what_is_no_verdict_fails_the_trial() -> None:
+    def nothing(result: Result, _: Any) -> None:
+        assert result.output == "yes"
+
+    def found(result: Result, _: Any) -> Any:
+        return [result.output]
+
+    lambdas: list[Any] = [lambda result, _: re.search("no", result.output), lambda result, _: result.output and ""]
+    report = evaluate_sync(saying("yes"), [Case("c", "?", [nothing, found, *lambdas])])
+    rest = "which is no verdict; return True, False, or a text that says what is wrong"
+    assert problems(report) == [
+        f'found: returned ["yes"], {rest}',
+        f"check 3: returned null, {rest}",
+        f'check 4: returned "", {rest}',
+    ]
+
+
+def test_what_cannot_be_evaluated_is_refused_at_once() -> None:
+    def check(result: Result, _: Any) -> bool:
+        return True
+
+    wrong: Any = check
+    with pytest.raises(TypeError, match=r"case 'c': checks is a list of functions; pass \[check\]"):
+        Case("c", "?", wrong)
+    for wrong in ("check", [check, 5], 5):
+        with pytest.raises(TypeError, match="case 'c': checks is a list of functions, not "):
+            Case("c", "?", wrong)
+    wrong = "m1"
+    with pytest.raises(TypeError, match='evaluate takes an Agent, or a function that makes one, not "m1"'):
+        evaluate_sync(wrong, [Case("c", "?")])
+    wrong = ["What?"]
+    with pytest.raises(TypeError, match="evaluate takes cases such as"):
+        evaluate_sync(saying("yes"), wrong)
