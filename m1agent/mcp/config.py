@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -113,6 +113,17 @@ class StdioServer(Server):
         checks.lists(where, self, "args", of="texts")
         checks.mappings(where, self, "env")
         checks.paths(where, self, "cwd", "log")
+
+    def __repr__(self) -> str:
+        shown = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
+        shown["args"] = tuple(map(self._named, self.args))
+        return f"StdioServer({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def _named(self, arg: str) -> str:
+        """An argument with variables in the place of their values."""
+        for name, value in self.variables.items():
+            arg = arg.replace(value, f"${{{name}}}")
+        return arg
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -211,3 +211,10 @@ def test_different_tools_have_different_names(pairs: list[tuple[str, str]]) -> N
 def test_long_names_keep_apart() -> None:
     long = "read_the_contents_of_a_very_long_named_tool_that_goes_on_and_on_"
     assert tool_name("server", long + "a") != tool_name("server", long + "b")
+
+
+def test_a_repr_shows_variables_in_arguments_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "s3cret")
+    (server,) = load_servers({"mcpServers": {"a": {"command": "x", "args": ["--key=${KEY}", "-v"]}}})
+    assert isinstance(server, StdioServer) and server.args == ("--key=s3cret", "-v")
+    assert "s3cret" not in repr(server) and "args=('--key=${KEY}', '-v')" in repr(server)
