@@ -12,7 +12,6 @@ from m1agent.limits import Limits
 from m1agent.messages import Message, ToolCall, Usage
 
 if TYPE_CHECKING:
-    from m1agent.approval import Ask
     from m1agent.models.base import Model
 
 Deps = TypeVar("Deps", default=None)
@@ -35,7 +34,7 @@ class Context(Generic[Deps]):
     deps: Deps
     call: ToolCall
     model: Model | None = None
-    ask: Ask | None = field(default=None, repr=False)
+    ask: Callable[[Any], Any] | None = field(default=None, repr=False)
     on_progress: Callable[[str, float | None], None] = field(default=lambda message, fraction: None, repr=False)
     on_usage: Callable[[Usage], None] = field(default=lambda usage: None, repr=False)
     on_messages: Callable[[], tuple[Message, ...]] = field(default=lambda: (), repr=False)
