@@ -209,6 +209,9 @@ class Guided:
             shared = min(words, vocabulary.words)
             mask[:shared] = raw[:shared]
         mask &= vocabulary.plain_mask
+        straddling = self._straddling()
+        if straddling is not None and straddling.numel():
+            mask |= vocabulary.mask_of([int(token) for token in straddling])
         if self.matcher.is_accepting():
             mask |= vocabulary.eos_mask
         if early and len(self.program.masks) < MASKS:
@@ -265,9 +268,42 @@ class Guided:
         """The canonical tokens that can only follow, and the state after them."""
         if self.done:
             return None
-        tokens = tuple(self.matcher.compute_ff_tokens())
+        tokens = self._settled(tuple(self.matcher.compute_ff_tokens()))
         after = self.take(tokens, remaining - len(tokens)) if tokens else None
         return None if after is None else (tokens, after)
+
+    def _settled(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the forced tokens that no longer token can take the place of.
+
+        A token may begin inside the forced text and end in what is still free, such as `", "arguments": {"` where an
+        empty object may stand as well. Forcing pieces of it would leave the model in a spelling it does not write.
+        """
+        run = self.matcher.compute_ff_bytes() if tokens else b""
+        allowed = self._after(run) if run else None
+        if allowed is None:
+            return tokens
+        at, vocabulary = 0, self.program.vocabulary
+        for k, token in enumerate(tokens):
+            if vocabulary.beyond(run[at:]).among(allowed).numel():
+                return tokens[:k]
+            at += len(vocabulary.bytes_of(token))
+        return tokens
+
+    def _straddling(self) -> Tensor | None:
+        """Tokens that begin in forced text and end beyond it: the matcher's own mask holds the canonical one alone."""
+        run = self.matcher.compute_ff_bytes()
+        allowed = self._after(run) if run else None
+        return None if allowed is None else self.program.vocabulary.beyond(run).among(allowed)
+
+    def _after(self, run: bytes) -> Tensor | None:
+        """Mask [words] int32 of what may follow forced bytes, or None where that is their end."""
+        vocabulary, matcher = self.program.vocabulary, self.matcher.deep_copy()
+        tokens = vocabulary.cover(run)
+        if tokens is None or not matcher.consume_tokens(list(tokens)) or matcher.is_stopped():
+            return None
+        mask = torch.zeros((vocabulary.llg.vocab_size + 31) // 32, dtype=torch.int32)
+        matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.numel() * 4)
+        return mask
 
     def refined(self) -> Guided:
         """Itself with the shortest completion there is."""

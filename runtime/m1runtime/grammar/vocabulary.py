@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,6 +35,21 @@ class TokenizerLike(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Beyond:
+    """Tokens [N] int64 that go on after a text, and the tokens [N] that spell what they add to it.
+
+    Where a rest is no token, its token is left out: then another split of the same text is open.
+    """
+
+    tokens: Tensor
+    rests: Tensor
+
+    def among(self, mask: Tensor) -> Tensor:
+        """Those whose rest `mask` [words] int32 allows."""
+        return self.tokens[(mask[self.rests // 32] >> (self.rests % 32).int()) & 1 == 1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Vocabulary:
     """Tables of one tokenizer, built once (tens of ms for 200k tokens).
 
@@ -55,10 +71,33 @@ class Vocabulary:
     _id_of: dict[bytes, int]
     _covers: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
     _beginnings: dict[bytes, Tensor] = field(default_factory=dict[bytes, Tensor])
+    _beyond: dict[bytes, Beyond] = field(default_factory=dict[bytes, "Beyond"])
+    _in_order: list[bytes] = field(default_factory=list[bytes])
 
     def bytes_of(self, token: int) -> bytes:
         """Bytes of `token`; empty for ids beyond the known tokens."""
         return self.token_bytes[token] if 0 <= token < len(self.token_bytes) else b""
+
+    def beyond(self, text: bytes) -> Beyond:
+        """Plain tokens that begin with `text` and go on after it."""
+        found = self._beyond.get(text)
+        if found is None:
+            if len(self._beyond) > 10_000:
+                self._beyond.clear()
+            found = self._beyond[text] = self._find_beyond(text)
+        return found
+
+    def _find_beyond(self, text: bytes) -> Beyond:
+        if not self._in_order:
+            self._in_order.extend(sorted(self._id_of))
+        at, tokens, rests = bisect_right(self._in_order, text), list[int](), list[int]()
+        while at < len(self._in_order) and self._in_order[at].startswith(text):
+            raw = self._in_order[at]
+            if (rest := self._id_of.get(raw[len(text) :])) is not None:
+                tokens.append(self._id_of[raw])
+                rests.append(rest)
+            at += 1
+        return Beyond(torch.tensor(tokens, dtype=torch.int64), torch.tensor(rests, dtype=torch.int64))
 
     def cover(self, text: bytes) -> tuple[int, ...] | None:
         """The fewest plain tokens whose bytes are `text` (canonical if as short); None if nothing covers it."""
