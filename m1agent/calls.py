@@ -177,7 +177,7 @@ class Calls:
         try:
             if tool.available is not None and not tool.available():
                 return f"{call.name} is not available now."
-            return self._approved(_Job(index, call, tool, tool.validate(copy.deepcopy(call.arguments))))
+            return self._approved(_Job(index, call, tool, tool.validate(call.arguments)))
         except InvalidArguments as error:
             self._rules.count(tool, failed=True)
             return str(error)
