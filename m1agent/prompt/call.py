@@ -10,6 +10,7 @@ from typing import Any, cast
 SHOWN = 120
 IN_STRING = re.compile(r'[^"\\\n]+')
 PLAIN = re.compile(r'[^"{}\[\]:,]+')
+HEAD = re.compile(r'\{"name": "([^"\\\n]+)", "arguments": (?=\{)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,23 @@ class CallReader:
             self.name = value
 
 
+def whole_call(text: str) -> tuple[ReadCall, str, int] | None:
+    """The call a text begins with, the text of its arguments, and where it ends: a shortcut past `CallReader`.
+
+    None unless the call stands there whole, valid and written as the template writes it.
+    """
+    head = HEAD.match(text)
+    if head is None:
+        return None
+    try:
+        arguments, end = DECODER.raw_decode(text, head.end())
+    except (ValueError, RecursionError):
+        return None
+    if not text.startswith("}", end):
+        return None
+    return ReadCall(head[1], arguments), text[head.end() : end], end + 1
+
+
 def cut(text: str) -> str:
     """The beginning of a text, on one line."""
     line = " ".join(text.split())
@@ -179,3 +197,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at character {error.pos}"
     return "nested too deeply" if isinstance(error, RecursionError) else cut(str(error))
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

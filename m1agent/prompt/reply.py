@@ -16,7 +16,7 @@ from typing import Literal
 
 from m1agent.events import ArgumentsDelta, CallReady, CallStarted, ModelEvent, TextDelta, ThinkingDelta
 from m1agent.messages import AssistantMessage, ToolCall
-from m1agent.prompt.call import CallReader, ReadCall, cut
+from m1agent.prompt.call import CallReader, ReadCall, cut, whole_call
 from m1agent.prompt.envelope import CALLS_CLOSE, CALLS_OPEN, THINK_CLOSE, THINK_OPEN, Envelope
 from m1agent.schema import canonical_json
 
@@ -160,6 +160,13 @@ class ReplyParser:
         if CALLS_CLOSE.startswith(text) or CALLS_OPEN.startswith(text):
             return False
         self._call, self._started, self._junk = CallReader(), False, []
+        if (whole := whole_call(text)) is not None:
+            call, arguments, end = whole
+            self._buffer = text[end:]
+            self._start_call(call.name)
+            self._tell_arguments(arguments)
+            self._add_call(call)
+            return True
         self._state = self._object if text[0] == "{" else self._rubbish
         return True
 
@@ -227,12 +234,15 @@ class ReplyParser:
         if not self._started:
             self._start_call(self._call.name)
         if text := self._call.take_arguments():
-            self._events.append(ArgumentsDelta(len(self._calls), text))
-            self._told = True
+            self._tell_arguments(text)
 
     def _start_call(self, name: str) -> None:
         self._started, self._told = True, False
         self._events.append(CallStarted(len(self._calls), self._id(), name))
+
+    def _tell_arguments(self, text: str) -> None:
+        self._events.append(ArgumentsDelta(len(self._calls), text))
+        self._told = True
 
     def _end_call(self, stop: str) -> None:
         read = self._call.finish()
