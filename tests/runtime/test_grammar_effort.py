@@ -11,7 +11,8 @@ import pytest
 from m1runtime.grammar import Grammar, ToolGrammar
 from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.grammar import SEPARATORS
-from m1runtime.grammar.schema import CompiledSchema, compile_schema
+from m1runtime.grammar.report import CompiledSchema
+from m1runtime.grammar.schema import compile_schema
 from m1runtime.grammar.vocabulary import byte_tokenizer
 
 LOOKS = 200

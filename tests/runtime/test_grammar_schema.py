@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 
 from m1runtime.errors import SchemaError
 from m1runtime.grammar import Grammar, ToolGrammar
-from m1runtime.grammar.schema import FORMATS
+from m1runtime.grammar.keywords import FORMATS
 from m1runtime.grammar.vocabulary import byte_tokenizer
 
 GOOD = ToolGrammar("good", {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]})

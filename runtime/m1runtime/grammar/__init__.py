@@ -3,6 +3,6 @@
 from m1runtime.errors import BudgetError
 from m1runtime.grammar.grammar import Grammar, ToolGrammar
 from m1runtime.grammar.matcher import Constraint
-from m1runtime.grammar.schema import ToolSchemaReport, Unenforced
+from m1runtime.grammar.report import ToolSchemaReport, Unenforced
 
 __all__ = ["BudgetError", "Constraint", "Grammar", "ToolGrammar", "ToolSchemaReport", "Unenforced"]

@@ -12,18 +12,12 @@ from llguidance import LLMatcher
 from m1runtime.errors import BudgetError, SchemaError
 from m1runtime.grammar import writer
 from m1runtime.grammar.guided import Programs, Text, programs
+from m1runtime.grammar.keywords import Schema
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
 from m1runtime.grammar.reach import unusable
-from m1runtime.grammar.schema import (
-    MAX_WEIGHT,
-    CompiledSchema,
-    Schema,
-    ToolSchemaReport,
-    compile_schema,
-    free_object,
-    refusal,
-    weight,
-)
+from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport
+from m1runtime.grammar.schema import compile_schema, free_object, refusal
+from m1runtime.grammar.size import MAX_WEIGHT, weight
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
 from m1runtime.grammar.writer import call_prefix
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from llguidance import LLMatcher
+
 from m1runtime.grammar.closing import complete_fast, complete_shortest
 from m1runtime.grammar.effort import UNLIMITED, Effort
 from m1runtime.grammar.guided import UNBOUNDED, bytes_matcher
@@ -19,6 +21,14 @@ def unusable(lark: str) -> str | None:
     """Why a matcher of this text cannot start; None if it can."""
     matcher = bytes_matcher(lark)
     return matcher.get_error().split("\n")[0] if matcher.is_error() else None
+
+
+def compiles(lark: str) -> tuple[bool, list[str]]:
+    """Whether llguidance refuses a text, and its messages."""
+    try:
+        return LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(lark))
+    except (ValueError, UnicodeEncodeError) as error:
+        return True, [str(error)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,52 @@
+"""How large a schema may be: measured without recursion, for it may come from an untrusted server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+MAX_DEPTH = 100
+"""Nested JSON levels; llguidance's own reader stops at 128."""
+MAX_NODES = 100_000
+MAX_KEYS = 1000
+MAX_WEIGHT = 4 * MAX_KEYS**2
+"""Compile time grows with the square of the keys of one object: 0.2 s for MAX_KEYS of them."""
+
+
+def too_big(schema: object) -> str | None:
+    """Why a schema is not looked at; None if it is small enough."""
+    level: list[object] = [schema]
+    nodes = weight = 0
+    for _ in range(MAX_DEPTH):
+        if any(isinstance(node, dict) and len(cast("dict[str, Any]", node)) > MAX_KEYS for node in level):
+            return f"more than {MAX_KEYS} keys in one object"
+        weight += _weight(level)
+        if weight > MAX_WEIGHT:
+            return "too many keys in all"
+        level = [child for node in level for child in _children(node)]
+        nodes += len(level)
+        if nodes > MAX_NODES:
+            return f"more than {MAX_NODES} values in one schema"
+        if not level:
+            return None
+    return f"nested deeper than {MAX_DEPTH} levels"
+
+
+def weight(schema: object) -> int:
+    """What compiling costs, in squared keys of objects; for a schema that compiled."""
+    level, total = [schema], 0
+    for _ in range(MAX_DEPTH):
+        total += _weight(level)
+        level = [child for node in level for child in _children(node)]
+    return total
+
+
+def _weight(level: list[object]) -> int:
+    return sum(len(cast("dict[str, Any]", node)) ** 2 for node in level if isinstance(node, dict))
+
+
+def _children(node: object) -> Iterator[object]:
+    if isinstance(node, Mapping):
+        yield from cast("Mapping[str, object]", node).values()
+    elif isinstance(node, (list, tuple)):
+        yield from cast("Sequence[object]", node)
