@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llguidance import LLMatcher
@@ -15,7 +15,7 @@ from m1runtime.grammar.guided import Programs, Text, programs
 from m1runtime.grammar.keywords import Schema
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
 from m1runtime.grammar.reach import unusable
-from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport
+from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced
 from m1runtime.grammar.schema import compile_schema, free_object, refusal
 from m1runtime.grammar.size import MAX_WEIGHT, weight
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
@@ -35,14 +35,17 @@ class ToolGrammar:
 
 @dataclass(frozen=True, slots=True)
 class _Calls:
-    """Texts of a tool-calls grammar: after a trigger, as a whole reply, and after a thinking block."""
+    """Texts of a tool-calls grammar: after a trigger, as a whole reply, and after a thinking block.
+
+    `free`: unmasked text may come before the trigger.
+    """
 
     body: Text
     direct: Text
     after_thinking: Text
     trigger: bytes
     skip: tuple[bytes, bytes]
-    mode: Mode
+    free: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,35 +94,47 @@ class Grammar:
         parallel: bool = True,
         max_calls: int | None = None,
         skip: tuple[str, str] = ("<think>", "</think>"),
+        answer: Schema | None = None,
     ) -> Grammar:
         """Replies that call tools: `trigger` newline {"name": ..., "arguments": {...}} newline [...] `end`.
 
         auto: free text until the trigger stands outside `skip`; required: an optional `skip` block, then the calls.
-        `max_calls` bounds the calls of one reply (None: no bound); `parallel=False` is `max_calls=1`. A tool whose
-        schema cannot be enforced is weakened and reported, never dropped. Raises SchemaError for no tools, two of one
+        With `answer`, an optional `skip` block, then either the calls or one JSON value of that schema; its report is
+        the last, without a name, and without tools it is all there is. `max_calls` bounds the calls of one reply (None:
+        no bound); `parallel=False` is `max_calls=1`. A schema that cannot be enforced is weakened and reported, never
+        dropped. Raises SchemaError for neither tools nor answer, an answer where calls are required, two tools of one
         name, or max_calls < 1.
         """
-        _check_tools(tools, max_calls)
+        _check_tools(tools, max_calls, mode, answer)
         compiled = [_compile_tool(tool) for tool in tools]
+        value = None if answer is None else _compile_answer(answer)
         limit = max_calls if parallel else 1
 
         def text(before: str, *, newlines: bool = False) -> str:
             pairs = [(tool.name, schema.text) for tool, schema in zip(tools, compiled, strict=True)]
             return writer.tool_calls(
-                pairs, before=before, end=end, separators=SEPARATORS, max_calls=limit, leading_newlines=newlines
+                pairs,
+                before=before,
+                end=end,
+                separators=SEPARATORS,
+                max_calls=limit,
+                leading_newlines=newlines,
+                answer=value.text if value is not None else None,
             )
 
         _fit(tools, compiled, lambda: text(trigger))
-        shortest = _shortest_calls(tools, compiled, end)
-        bound = _bound(tools, compiled, trigger + end)
-        names = any(schema.names for schema in compiled)
+        kinds = [*compiled, *([] if value is None else [value])]
+        bound = _bound(tools, compiled, value, trigger + end)
+        names = any(schema.names for schema in kinds)
 
         def whole(before: str, *, newlines: bool = False) -> Text:
-            return Text(text(before, newlines=newlines), True, names, before.encode() + shortest, bound)
+            shortest = _shortest(tools, compiled, value, before, end)
+            return Text(text(before, newlines=newlines), True, names, shortest, bound)
 
         around = (skip[0].encode(), skip[1].encode())
-        calls = _Calls(whole(""), whole(trigger), whole(trigger, newlines=True), trigger.encode(), around, mode)
-        return cls(calls, [c.report for c in compiled])
+        free = mode == "auto" and value is None
+        calls = _Calls(whole(""), whole(trigger), whole(trigger, newlines=True), trigger.encode(), around, free)
+        return cls(calls, [schema.report for schema in kinds])
 
     def start(self, tokenizer: TokenizerLike, *, max_new_tokens: int) -> Constraint:
         """The constraint of one generation of at most `max_new_tokens` tokens, eos among them.
@@ -137,7 +152,7 @@ class Grammar:
         if isinstance(calls, Text):
             return compiled.get(calls).start
         opening, closing = calls.skip
-        if calls.mode == "auto":
+        if calls.free:
             return FreeText(known, compiled.get(calls.body), Scanner(calls.trigger, opening, closing))
         direct = compiled.get(calls.direct).start
         if not opening:
@@ -148,32 +163,55 @@ class Grammar:
         return Opening(direct, after, Scanner(b"", opening, closing, inside=True))
 
 
-def _shortest_calls(tools: Sequence[ToolGrammar], compiled: Sequence[CompiledSchema], end: str) -> bytes:
-    """A body with one call, the shortest that is known."""
+def _shortest(
+    tools: Sequence[ToolGrammar],
+    compiled: Sequence[CompiledSchema],
+    answer: CompiledSchema | None,
+    before: str,
+    end: str,
+) -> bytes:
+    """One call and what stands around it, or the answer: the shortest that is known."""
     pairs = zip(tools, compiled, strict=True)
-    call = min((call_prefix(tool.name, SEPARATORS).encode() + schema.instance for tool, schema in pairs), key=len)
-    return b"\n" + call + b"}\n" + end.encode()
+    calls = [call_prefix(tool.name, SEPARATORS).encode() + schema.instance for tool, schema in pairs]
+    texts = [before.encode() + b"\n" + call + b"}\n" + end.encode() for call in calls]
+    return min([*texts, *([] if answer is None else [answer.instance])], key=len)
 
 
-def _bound(tools: Sequence[ToolGrammar], compiled: Sequence[CompiledSchema], around: str) -> int | None:
-    """Bytes that finish the calls from any place in them."""
+def _bound(
+    tools: Sequence[ToolGrammar], compiled: Sequence[CompiledSchema], answer: CompiledSchema | None, around: str
+) -> int | None:
+    """Bytes that finish the calls, or the answer, from any place in them."""
     calls = [
         None if schema.bound is None else len(call_prefix(tool.name, SEPARATORS).encode()) + schema.bound
         for tool, schema in zip(tools, compiled, strict=True)
     ]
-    known = [call for call in calls if call is not None]
-    return max(known) + len(around.encode()) + 8 if len(known) == len(calls) else None
+    bounds = [*calls, *([] if answer is None else [answer.bound])]
+    known = [bound for bound in bounds if bound is not None]
+    return max(known) + len(around.encode()) + 8 if len(known) == len(bounds) else None
 
 
-def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None) -> None:
+def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None, mode: Mode, answer: Schema | None) -> None:
     names = [tool.name for tool in tools]
     twice = sorted({name for name in names if names.count(name) > 1})
-    if not names:
+    if not names and answer is None:
         raise SchemaError("a tool-calls grammar needs at least one tool")
+    if answer is not None and mode == "required":
+        raise SchemaError("where calls are required there can be no answer; leave answer= out, or take mode='auto'")
     if twice:
         raise SchemaError(f"two tools are named {twice[0]!r}; tool names must differ")
     if max_calls is not None and max_calls < 1:
         raise SchemaError(f"max_calls is {max_calls}; it must be at least 1, or None for no bound")
+
+
+def _compile_answer(schema: Schema) -> CompiledSchema:
+    """The answer's schema, or any JSON value where that cannot be compiled."""
+    compiled = compile_schema("", schema, separators=SEPARATORS, tool=False)
+    if compiled is not None:
+        return compiled
+    free = compile_schema("", True, separators=SEPARATORS, tool=False)
+    assert free is not None
+    why = refusal(schema, separators=SEPARATORS)
+    return replace(free, report=ToolSchemaReport("", (Unenforced("", "*", why),)))
 
 
 def _compile_tool(tool: ToolGrammar) -> CompiledSchema:

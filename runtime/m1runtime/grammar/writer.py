@@ -39,18 +39,25 @@ def tool_calls(
     separators: tuple[str, str],
     max_calls: int | None,
     leading_newlines: bool,
+    answer: str | None = None,
 ) -> str:
-    """Lark text of a calls block: `before` "\\n" call "\\n" [call "\\n" ...] `end`.
+    """Lark text of a calls block, `before` "\\n" call "\\n" [call "\\n" ...] `end`, or of the answer in its place.
 
     `tools`: (name, schema text with its options); `before`: what stands in front of the body (the trigger, or nothing
-    when it has been written already); `max_calls`: None for any number.
+    when it has been written already); `max_calls`: None for any number; `answer`: the schema text of a JSON value.
     """
-    lead = f"LEAD? {literal(before)} " if leading_newlines else f"{literal(before)} " if before else ""
+    opened = f"{literal(before)} " if before else ""
     more = "" if max_calls == 1 else ' (call "\\n")*' if max_calls is None else f' (call "\\n"){{0,{max_calls - 1}}}'
-    lines = [f'start: {lead}"\\n" call "\\n"{more} {literal(end)}']
+    block = f'{opened}"\\n" call "\\n"{more} {literal(end)}'
+    kinds = [block] if tools else []
+    kinds += ["answer"] if answer is not None else []
+    lines = [f"start: {'LEAD? ' if leading_newlines else ''}({' | '.join(kinds)})"]
     if leading_newlines:
         lines.append(f"LEAD: /\\n{{1,{MAX_LEADING_NEWLINES}}}/")
-    lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
+    if answer is not None:
+        lines.append(f"answer: %json {answer}")
+    if tools:
+        lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
     for i, (name, schema) in enumerate(tools):
         lines.append(f'call_{i}: {literal(call_prefix(name, separators))} args_{i} "}}"')
         lines.append(f"args_{i}: %json {schema}")
