@@ -11,6 +11,7 @@ from llguidance import LLMatcher
 
 from m1runtime.errors import BudgetError, SchemaError
 from m1runtime.grammar import writer
+from m1runtime.grammar.again import After, resumed
 from m1runtime.grammar.guided import Programs, Text, programs
 from m1runtime.grammar.keywords import Schema
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
@@ -57,6 +58,7 @@ class Grammar:
 
     _text: Text | _Calls
     reports: list[ToolSchemaReport]
+    _after: After | None = None
 
     @classmethod
     def from_json_schema(cls, schema: Schema, *, separators: tuple[str, str] = SEPARATORS) -> Grammar:
@@ -136,6 +138,14 @@ class Grammar:
         calls = _Calls(whole(""), whole(trigger), whole(trigger, newlines=True), trigger.encode(), around, free)
         return cls(calls, [schema.report for schema in kinds])
 
+    def after(self, tokens: Sequence[int], *, lead: bytes = b"", failed: bytes = b"") -> Grammar:
+        """The same text once `tokens` of it stand: `start` gives the constraint of what follows them.
+
+        With `failed`, which must be a JSON value of the text: `lead` and then another value follow. `start` raises
+        SchemaError when the text cannot begin so, GenerationError when there is no other value.
+        """
+        return replace(self, _after=After(tuple(tokens), lead, failed))
+
     def start(self, tokenizer: TokenizerLike, *, max_new_tokens: int) -> Constraint:
         """The constraint of one generation of at most `max_new_tokens` tokens, eos among them.
 
@@ -145,6 +155,8 @@ class Grammar:
         state = self._first(known, programs(tokenizer))
         if state is None:
             raise BudgetError(max_new_tokens, None)
+        if self._after is not None:
+            return resumed(known, state, self._after, max_new_tokens)
         return Constraint(known, state, max_new_tokens)
 
     def _first(self, known: Vocabulary, compiled: Programs) -> State | None:

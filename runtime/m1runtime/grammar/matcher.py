@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -196,7 +196,16 @@ def _within(state: AnyState, remaining: int) -> AnyState | None:
     return state if state.min_tokens <= remaining else None
 
 
-State = FreeText | Thinking | Opening | Guided
+class State(Protocol):
+    """What `Constraint` asks of a place in the text: free text, thinking, or inside a grammar."""
+
+    @property
+    def done(self) -> bool: ...
+    @property
+    def min_tokens(self) -> int: ...
+    def mask(self, remaining: int) -> Tensor | None: ...
+    def accept(self, token: int, remaining: int) -> State | None: ...
+    def refined(self) -> State: ...
 
 
 class Constraint:
