@@ -27,16 +27,17 @@ class Offer:
         self._output = output
         self._worn_out = worn_out
         self._changing = any(tool.available or tool.retries for tool in tools)
-        self._made: dict[tuple[bool, ToolChoice, tuple[str, ...]], Envelope] = {}
+        self._made: dict[tuple[ToolChoice, tuple[str, ...]], Envelope] = {}
         self._all = tools.specs
 
     def envelope(self, choice: ToolChoice, *, answer: bool) -> Envelope:
-        """A reply of that choice; with `answer` the final one, which is JSON where the output has a type."""
+        """A reply of that choice; with `answer` the final one. What is said beside calls is JSON where the output has
+        a type."""
         specs = self._usable() if self._changing else self._all
-        key = (answer, self._possible(choice, specs, answer=answer), tuple(spec.name for spec in specs))
+        key = (self._possible(choice, specs, answer=answer), tuple(spec.name for spec in specs))
         if key not in self._made:
-            schema = self._output.schema if self._output is not None and answer else None
-            self._made[key] = Envelope(specs, key[1], output=schema)
+            schema = self._output.schema if self._output is not None and key[0] in ("auto", "none") else None
+            self._made[key] = Envelope(specs, key[0], answer=schema)
         return self._made[key]
 
     def _possible(self, choice: ToolChoice, specs: tuple[ToolSpec, ...], *, answer: bool) -> ToolChoice:

@@ -345,23 +345,25 @@ def _grammar(envelope: Envelope, *, thought: bool) -> Grammar | None:
     from m1runtime import Grammar
     from m1runtime.grammar import ToolGrammar
 
-    if envelope.output is not None:
-        return Grammar.from_json_schema(envelope.output)
     choice = envelope.choice
     specs = [spec for spec in envelope.tools if not isinstance(choice, Named) or spec.name == choice.name]
     if isinstance(choice, Named) and not specs:
         raise ModelError(f"tool_choice names '{choice.name}', which is none of the tools")
     if choice == "required" and not specs:
         raise ModelError("tool_choice is 'required', but there are no tools to choose from")
-    if choice == "none" or not specs:
+    free = choice in ("auto", "none")
+    answer = envelope.answer if free else None
+    tools = [ToolGrammar(spec.name, spec.parameters) for spec in specs if choice != "none"]
+    if not tools and answer is None:
         return None
     return Grammar.tool_calls(
-        [ToolGrammar(spec.name, spec.parameters) for spec in specs],
+        tools,
         trigger=CALLS_OPEN,
         end=CALLS_CLOSE,
-        mode="auto" if choice == "auto" else "required",
+        mode="auto" if free else "required",
         parallel=envelope.parallel and not isinstance(choice, Named),
-        skip=("", "") if thought and choice != "auto" else (THINK_OPEN, THINK_CLOSE),
+        skip=("", "") if thought and (answer is not None or not free) else (THINK_OPEN, THINK_CLOSE),
+        answer=answer,
     )
 
 

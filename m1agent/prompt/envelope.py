@@ -1,4 +1,4 @@
-"""What a reply may be, as plain data: thinking, then text, then tool calls.
+"""What a reply may be, as plain data: thinking, then text or an answer, or tool calls.
 
 One definition serves the grammar that masks tokens and the parser that reads them.
 """
@@ -29,10 +29,12 @@ class Envelope:
     """What one reply may be.
 
     `choice` is `auto` (text, or text then calls), `none` (text only), `required` (at least one call) or `Named`.
-    `output` is the JSON Schema of a forced JSON answer instead of text, or None.
+    `answer` is the JSON Schema of the answer where that is not text. What follows the thinking is then either one JSON
+    value of it or, where the choice allows them, the calls: a reply that begins with `<tool_calls>` is calls, any
+    other the answer. Where calls are required it means nothing.
     """
 
     tools: tuple[ToolSpec, ...] = ()
     choice: ToolChoice = "auto"
     parallel: bool = True
-    output: JsonSchema | None = None
+    answer: JsonSchema | None = None

@@ -29,7 +29,7 @@ class ReplyParser:
     """One reply. The events and the message do not depend on how the text was split.
 
     Args:
-        envelope: what the reply may be; with choice `none` call tags are text, with an output schema they count only
+        envelope: what the reply may be; with choice `none` call tags are text, with an answer's schema they count only
             before any text.
         first_call: number of the first call; ids are `call_<number>`.
     """
@@ -129,7 +129,7 @@ class ReplyParser:
             self._state = self._aside
             return True
         self._say_up_to(found[tag])
-        if self._envelope.output is not None and self._spoken:
+        if self._envelope.answer is not None and self._spoken:
             self._state = self._plain
         else:
             self._buffer, self._state = self._buffer[len(tag) :], self._between

@@ -151,9 +151,11 @@ def test_an_output_type_is_validated() -> None:
 
 def test_an_answer_of_the_wrong_type_is_asked_for_again() -> None:
     model = ScriptedModel([CALL, "It is 4 km.", '{"value": "many", "unit": "km"}', '{"value": 4, "unit": "km"}'])
-    result = Agent(model, tools=[double], output=Answer).run_sync("?")
+    agent = Agent(model, tools=[double], output=Answer)
+    result = agent.run_sync("?")
     assert result.output == Answer(value=4, unit="km") and result.steps == 4
-    assert [request.envelope.output is not None for request in model.requests] == [False, False, True, True]
+    assert [request.envelope.choice for request in model.requests] == ["auto", "auto", "none", "none"]
+    assert all(request.envelope.answer == agent.output_schema for request in model.requests)
     assert isinstance(result.messages[-2], UserMessage) and "value: " in result.messages[-2].text
 
 

@@ -185,7 +185,7 @@ def test_with_choice_none_tags_are_text() -> None:
 
 
 def test_with_an_output_schema_calls_stand_only_before_any_text() -> None:
-    envelope = Envelope(output={"type": "object"})
+    envelope = Envelope(answer={"type": "object"})
     answer = '{"text": "<tool_calls>{}</tool_calls>"}'
     assert parse_reply(answer, envelope) == AssistantMessage(answer)
     assert parse_reply("\n" + group(ADD), envelope).calls == (A,)
@@ -229,7 +229,7 @@ FRAGMENTS = st.sampled_from(
         '{"name": "f", "arguments": "{}"}', '"name"', '"arguments"', ":", "[", "]", "null", "</tool", "<tool_", "```",
     ]
 )  # fmt: skip
-ENVELOPES = st.sampled_from([Envelope(), Envelope(choice="none"), Envelope(output={"type": "object"})])
+ENVELOPES = st.sampled_from([Envelope(), Envelope(choice="none"), Envelope(answer={"type": "object"})])
 
 
 @settings(max_examples=400, deadline=None)
