@@ -49,7 +49,8 @@ class EngineStats:
 
     computed: through the model, recomputed ones included. reused: prompt tokens whose cache was there already.
     recomputed: by cause, tokens computed twice.
-    generated, forced: in replies; forced are those a grammar left no choice about. state_bytes, kv_bytes: of live
+    generated, forced: in replies; forced are those a grammar left no choice about. drafted: guesses that went through
+    the model, of which `accepted` came true and the others were wasted. state_bytes, kv_bytes: of live
     sessions.
     """
 
@@ -59,6 +60,8 @@ class EngineStats:
     tokens_recomputed: dict[str, int]
     tokens_generated: int
     tokens_forced: int
+    tokens_drafted: int
+    tokens_accepted: int
     sessions: int
     weight_bytes: int
     state_bytes: int
@@ -178,6 +181,8 @@ class Engine:
             tokens_recomputed=dict(c.recomputed),
             tokens_generated=c.generated,
             tokens_forced=c.forced,
+            tokens_drafted=c.drafted,
+            tokens_accepted=c.accepted,
             sessions=len(e.live),
             weight_bytes=e.model.bytes,
             state_bytes=e.states.used * e.states.bytes_per_slot,

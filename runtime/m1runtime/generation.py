@@ -1,9 +1,16 @@
-"""One reply being generated: choose a token, append it with the run the grammar forces after it, until an end."""
+"""One reply being generated: choose a token, append it with the run the grammar forces after it, until an end.
+
+A draft goes through the model beside the tokens that wait for it. Its tokens are then chosen one by one from the
+logits of that pass, as if each had had a pass of its own, until one is chosen that was not drafted. So a draft changes
+how many passes a reply takes, and nothing else: a token sampled from p is the drafted token x with probability
+p(x), and otherwise distributed as p without x: that is speculative sampling for a draft that is one certain guess.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -14,11 +21,12 @@ from m1runtime.errors import GenerationError, SessionError
 from m1runtime.executor import Executor
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
-from m1runtime.sequence import SequenceState
+from m1runtime.sequence import Draft, SequenceState
 from m1runtime.text import TextStream
 
 if TYPE_CHECKING:
     from m1runtime.grammar import Grammar
+    from m1runtime.grammar.drafts import Drafter, Step
 
 _UNLIKELY = -1e30
 
@@ -35,6 +43,7 @@ class Completion:
     prompt_tokens: int
     reused_tokens: int  # of the prompt, those whose cache was there already
     forced_tokens: int  # of `ids`, those the grammar left no choice about
+    drafted_tokens: int = field(default=0, compare=False)  # of `ids`, chosen ones that had been drafted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +69,53 @@ class Generation:
         self.params = params
         self.ids: list[int] = []
         self.forced = 0
+        self.drafted = 0
         self.finish_reason: FinishReason | None = None
         self._rules = rules
         self._prompt = len(sequence.tokens)
         self.reused = max(0, self._prompt - sequence.fresh - sequence.pending)
         self._text = TextStream(rules.tokenizer.token_bytes, params.stop) if rules.tokenizer else None
         self._random: torch.Generator | None = None
+        self._drafter = self._make_drafter() if params.drafts or (params.drafts is None and grammar) else None
+        self._steps: list[Step] = []
 
     @property
     def remaining(self) -> int:
         """Tokens left in the budget."""
         return self.budget - len(self.ids)
 
+    def draft(self) -> Draft | None:
+        """What is likely to follow, to go along with the next forward pass; None when none is due."""
+        self._steps = []
+        if self._drafter is not None and self.sequence.pending:
+            self._steps = self._drafter.propose(
+                self.sequence.tokens, self.constraint, self.remaining, alone=self.sequence.pending == 1
+            )
+        if not self._steps:
+            return None
+        tokens: list[int] = []
+        choices = [0]
+        for step in self._steps:
+            tokens += (step.token, *step.run)
+            choices.append(len(tokens))
+        return Draft(tuple(tokens), tuple(choices))
+
     def step(self) -> Iterator[Chunk]:
-        """Chooses a token and appends it and its forced run to the sequence; yields what can be shown."""
-        token = self._choose()
-        if token in self._rules.eos_ids:
-            self._end(token)
-            return
-        yield self._append([token], forced=False)
-        if self.constraint is not None and self.finish_reason is None:
-            yield from self._append_forced(self.constraint.forced(self.remaining))
-        if self.constraint is not None and self.finish_reason != "stop" and self.constraint.done:
-            self._end(self._rules.end if self.remaining else None)
+        """Chooses tokens as far as the last pass has logits for them, each with its forced run; yields what can be
+        shown."""
+        trial = self.sequence.trial
+        steps = [] if trial is None else self._steps
+        rows = [self.sequence.logits] if trial is None else trial.logits
+        accepted = 0
+        for logits, step in zip_longest(rows, steps):
+            token = self._choose(logits, step)
+            drafted = step if step is not None and step.token == token else None
+            yield from self._take(token, drafted)
+            if drafted is None or self.finish_reason is not None:
+                break
+            accepted += 1
+        if self._drafter is not None and steps:
+            self._drafter.learn(accepted)
 
     def completion(self) -> Completion:
         """The reply as far as it got; one that has not finished counts as cancelled."""
@@ -91,7 +124,7 @@ class Generation:
             self._text.finish()
         text = self._text.text if self._text else ""
         reason = self.finish_reason or "cancelled"
-        return Completion(tuple(self.ids), text, reason, self._prompt, self.reused, self.forced)
+        return Completion(tuple(self.ids), text, reason, self._prompt, self.reused, self.forced, self.drafted)
 
     def cancel(self) -> None:
         """Ends a reply that has not ended by itself."""
@@ -102,14 +135,25 @@ class Generation:
         rest = self._text.finish() if self._text else ""
         return Chunk((), rest, completion=self.completion())
 
-    def _append_forced(self, run: list[int]) -> Iterator[Chunk]:
+    def _take(self, token: int, drafted: Step | None) -> Iterator[Chunk]:
+        if token in self._rules.eos_ids:
+            self._end(token)
+            return
+        self.drafted += drafted is not None
+        yield self._append([token], forced=False)
+        if self.constraint is not None and self.finish_reason is None:
+            yield from self._append_forced(drafted.run if drafted else self.constraint.forced(self.remaining))
+        if self.constraint is not None and self.finish_reason != "stop" and self.constraint.done:
+            self._end(self._rules.end if self.remaining else None)
+
+    def _append_forced(self, run: Sequence[int]) -> Iterator[Chunk]:
         end = next((i for i, token in enumerate(run) if token in self._rules.eos_ids), len(run))
         if end:
             yield self._append(run[:end], forced=True)
         if end < len(run) and self.finish_reason is None:
             self._end(run[end])
 
-    def _append(self, run: list[int], *, forced: bool) -> Chunk:
+    def _append(self, run: Sequence[int], *, forced: bool) -> Chunk:
         kept: list[int] = []
         shown = ""
         for token in run:
@@ -126,14 +170,26 @@ class Generation:
         self.sequence.tokens += kept
         return Chunk(tuple(kept), shown, forced)
 
+    def _make_drafter(self) -> Drafter:
+        from m1runtime.grammar.drafts import Drafter, Lookup
+
+        tokenizer = self._rules.tokenizer
+        if self.sequence.lookup is None:
+            self.sequence.lookup = Lookup(tokenizer.token_bytes if tokenizer is not None else None)
+        return Drafter(self.sequence.lookup, tokenizer, self._rules.eos_ids)
+
     def _end(self, token: int | None) -> None:
         self.finish_reason = "stop"
         if token is not None:
             self.sequence.tokens.append(token)
 
-    def _choose(self) -> int:
-        logits = self._logits()
-        mask = self._mask(logits.shape[-1])
+    def _choose(self, logits: Tensor | None, step: Step | None) -> int:
+        """The next token, taken by the grammar; where it is the drafted one, the forced run is taken, too."""
+        assert logits is not None
+        logits = self._adjusted(logits[None])
+        if step is not None:
+            self.constraint = step.before
+        mask = self._mask(logits.shape[-1], step)
         if mask is not None:
             # Where the grammar leaves only tokens that were never trained, one of them must still be chosen.
             logits = logits.clamp(min=_UNLIKELY)
@@ -152,14 +208,15 @@ class Generation:
             except ValueError as error:
                 raise GenerationError(f"no token can be chosen after {len(self.ids)} tokens: {error}") from None
             token = int(chosen)
+            if step is not None and token == step.token:
+                self.constraint = step.after
+                return token
             if self.constraint is None or self.constraint.try_accept(token, self.remaining - 1):
                 return token
             logits = logits.clone()
             logits[0, token] = float("-inf")
 
-    def _logits(self) -> Tensor:
-        assert self.sequence.logits is not None
-        logits = self.sequence.logits[None]
+    def _adjusted(self, logits: Tensor) -> Tensor:
         if self._rules.never is not None:
             logits = logits.masked_fill(self._rules.never, float("-inf"))
         if self.params.repetition_penalty != 1:
@@ -172,8 +229,8 @@ class Generation:
                 self._random.manual_seed(self.params.seed)
         return logits
 
-    def _mask(self, vocab: int) -> Tensor | None:
-        mask = self.constraint.mask() if self.constraint is not None else None
+    def _mask(self, vocab: int, step: Step | None) -> Tensor | None:
+        mask = step.mask if step is not None else self.constraint.mask() if self.constraint is not None else None
         if mask is None:
             return None
         words = -(-vocab // 32)
@@ -209,11 +266,18 @@ class Stream(Iterator[Chunk]):
         return self._generation.completion()
 
 
+def advance(generations: Sequence[Generation], executor: Executor) -> None:
+    """One forward pass (more for a long prompt) over what waits and what is drafted."""
+    proposed = [(generation.sequence, generation.draft()) for generation in generations]
+    drafts = {sequence: draft for sequence, draft in proposed if draft is not None}
+    executor.advance([generation.sequence for generation in generations], drafts=drafts)
+
+
 def run_generation(generation: Generation, executor: Executor) -> Generator[Chunk]:
     """Forward pass, then a step, until the reply ends."""
     try:
         while generation.finish_reason is None:
-            executor.advance([generation.sequence])
+            advance([generation], executor)
             yield from generation.step()
         yield generation.last_chunk()
     finally:
@@ -225,7 +289,7 @@ def run_together(generations: Sequence[Generation], executor: Executor) -> list[
     """Several replies, all sequences in one ragged forward pass a step."""
     running = list(generations)
     while running:
-        executor.advance([generation.sequence for generation in running])
+        advance(running, executor)
         for generation in running:
             for _ in generation.step():
                 pass
@@ -241,4 +305,5 @@ def finish(generation: Generation, executor: Executor) -> None:
     counters.generated += len(generation.ids)
     counters.forced += generation.forced
     counters.reused += generation.reused
+    executor.settle(generation.sequence)
     generation.sequence.fresh = 0

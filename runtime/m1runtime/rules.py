@@ -39,6 +39,10 @@ class Constraint(Protocol):
         """Tokens that must follow, already accepted."""
         ...
 
+    def fork(self) -> Constraint:
+        """An independent copy."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:

@@ -16,7 +16,8 @@ class SamplingParams:
     max_new_tokens: tokens generated at most, the end token included. temperature: 0 is greedy. top_k, min_p: 0 is off.
     repetition_penalty: 1 is off;
     it applies to every token of the session. stop: strings that end the text and are not part of it. seed: makes a
-    generation reproducible.
+    generation reproducible. drafts: likely tokens go through the model together, which changes the number of forward
+    passes and not the reply; None: where there is a grammar.
     Raises SamplingError naming the field and the remedy.
     """
 
@@ -28,6 +29,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    drafts: bool | None = None
 
     def __post_init__(self) -> None:
         rules = (
@@ -38,6 +40,7 @@ class SamplingParams:
             ("min_p", _within(self.min_p, 0, 1), "use a number from 0 to 1; 0 is off"),
             ("repetition_penalty", _within(self.repetition_penalty, 1e-3, 1e3), "use a positive number; 1 is off"),
             ("seed", self.seed is None or _whole(self.seed, 0, 2**63), "use a non-negative 64-bit integer, or None"),
+            ("drafts", self.drafts in (True, False, None), "use True, False, or None: where there is a grammar"),
         )
         for name, fine, remedy in rules:
             if not fine:

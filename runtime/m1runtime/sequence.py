@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from m1runtime.grammar.drafts import Lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +22,43 @@ class Snapshot:
     pinned: bool  # declared by commit(); the others make room for newer ones
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Tokens that are likely to follow; `choices`: how many of them stand before each place where one is chosen.
+
+    The first of `choices` is 0 and the last is the number of tokens.
+    """
+
+    tokens: tuple[int, ...]
+    choices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A draft that went through the model after the sequence's first `start` tokens, and how to take it back.
+
+    `state`: the lightning states [layers, A, D, D] before it; `logits` [choices, V]: those of each of its choices.
+    """
+
+    draft: Draft
+    start: int
+    state: Tensor
+    logits: Tensor
+
+    def agreed(self, tokens: Sequence[int]) -> int:
+        """How many of the drafted tokens the sequence has taken since."""
+        taken = tokens[self.start : self.start + len(self.draft.tokens)]
+        pairs = enumerate(zip(taken, self.draft.tokens, strict=False))
+        return next((n for n, (token, drafted) in pairs if token != drafted), len(taken))
+
+
 @dataclass(slots=True, eq=False)
 class SequenceState:
     """Tokens, and the caches of the first `computed` of them; the rest wait for the next forward pass.
 
     `boundaries` are lengths whose state is wanted as a snapshot (→ pinned). `known` is the longest prefix computed
     before the caches were restored, and `cause` why they were, so that tokens computed twice are counted.
+    `trial`: a draft whose caches are there already, until the executor settles it.
     """
 
     slot: int
@@ -38,6 +73,8 @@ class SequenceState:
     cause: str = ""
     fresh: int = 0  # tokens computed since the last generation ended
     table_tensor: Tensor | None = None  # `table` on the device; None when it changed
+    trial: Trial | None = None
+    lookup: Lookup | None = None  # where the tokens occurred before; None until a reply is drafted
 
     @property
     def pending(self) -> int:
@@ -72,3 +109,5 @@ class SequenceState:
         self.known = min(self.known, length)
         self.forget([n for n in self.snapshots if n > length])
         self.boundaries = {n: pinned for n, pinned in self.boundaries.items() if n <= length}
+        if self.lookup is not None:
+            self.lookup.truncate(length)

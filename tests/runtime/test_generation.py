@@ -159,6 +159,9 @@ def test_a_grammar_without_a_single_token_left(engine: Engine) -> None:
         def forced(self, remaining: int) -> list[int]:
             return []
 
+        def fork(self) -> "Refusing":
+            return self
+
     class Start:
         def start(self, tokenizer: object, *, max_new_tokens: int) -> Refusing:
             return Refusing()
