@@ -2,7 +2,8 @@
 
 A best-first search on a matcher whose alphabet is the 256 bytes. Forced bytes are taken in one step, large sets of
 allowed bytes are collapsed to a few representatives, a closer is preferred wherever one is allowed, and states that
-stand at the same place of the JSON skeleton are merged. What it returns is always a completion the grammar accepts;
+stand at the same place of the JSON skeleton are merged. Where properties may come in any order, the search goes on in a
+fixed one (MARK). What it returns is always a completion the grammar accepts;
 that it is the shortest rests on the merging, which looks at keys and positions and not at every value.
 """
 
@@ -18,7 +19,7 @@ from itertools import count
 from llguidance import LLMatcher
 
 from m1runtime.grammar.effort import UNLIMITED, Effort
-from m1runtime.grammar.shape import BACKSLASH, CLOSE_ARRAY, CLOSE_OBJECT, COMMA, OPEN_OBJECT, QUOTE, Shape
+from m1runtime.grammar.shape import BACKSLASH, CLOSE_ARRAY, CLOSE_OBJECT, COMMA, MARK, OPEN_OBJECT, QUOTE, Shape
 
 EXPANSIONS = 2500
 STATES = 20_000
@@ -121,6 +122,8 @@ def _step(node: _Node, byte: int, *, free: bool, owned: bool) -> _Node | None:
     matcher = node.matcher if owned else node.matcher.deep_copy()
     if not matcher.consume_token(byte):
         return None
+    if byte == MARK:
+        return _forced(_Node(matcher, node.text, node.shape))
     shape = node.shape.feed(bytes((byte,)))
     if free and shape.string is not None and byte != QUOTE:
         shape = shape.freed()
@@ -161,8 +164,9 @@ def _choices(shape: Shape, allowed: tuple[int, ...]) -> tuple[int, ...]:
     for closer in (CLOSE_OBJECT, CLOSE_ARRAY):
         if closer in allowed:
             return (closer,)
-    if COMMA in allowed:
-        return (COMMA,)
+    for only in (COMMA, MARK):
+        if only in allowed:
+            return (only,)
     return _representatives(allowed)
 
 

@@ -17,7 +17,7 @@ from m1runtime.grammar.keywords import Schema
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
 from m1runtime.grammar.reach import unusable
 from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced
-from m1runtime.grammar.schema import compile_schema, free_object, refusal
+from m1runtime.grammar.schema import Order, compile_schema, free_object, refusal
 from m1runtime.grammar.size import MAX_WEIGHT, weight
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
 from m1runtime.grammar.writer import call_prefix
@@ -61,15 +61,21 @@ class Grammar:
     _after: After | None = None
 
     @classmethod
-    def from_json_schema(cls, schema: Schema, *, separators: tuple[str, str] = SEPARATORS) -> Grammar:
+    def from_json_schema(
+        cls, schema: Schema, *, separators: tuple[str, str] = SEPARATORS, order: Order = "schema"
+    ) -> Grammar:
         """One JSON value of `schema`, its separators fixed and no other whitespace.
 
-        Keywords that cannot be enforced are listed in `reports`. Raises SchemaError when the rest cannot be compiled.
+        `order`: that of an object's properties, the schema's or any; either way each comes once and the required ones
+        are there. Keywords that cannot be enforced are listed in `reports`. Raises SchemaError when the rest cannot be
+        compiled.
         """
-        compiled = compile_schema("", schema, separators=separators, tool=False)
+        compiled = compile_schema("", schema, separators=separators, tool=False, order=order)
         if compiled is None:
             raise SchemaError(f"the schema cannot be compiled: {refusal(schema, separators=separators)}")
-        text = Text(writer.json_value(compiled.text), True, compiled.names, compiled.instance, compiled.bound)
+        value = compiled.value
+        closing = value.text(closing=True) if value.closing else None
+        text = Text(value.text(), True, compiled.names, compiled.instance, compiled.bound, closing)
         return cls(text, [compiled.report])
 
     @classmethod
@@ -97,23 +103,24 @@ class Grammar:
         max_calls: int | None = None,
         skip: tuple[str, str] = ("<think>", "</think>"),
         answer: Schema | None = None,
+        order: Order = "schema",
     ) -> Grammar:
         """Replies that call tools: `trigger` newline {"name": ..., "arguments": {...}} newline [...] `end`.
 
         auto: free text until the trigger stands outside `skip`; required: an optional `skip` block, then the calls.
         With `answer`, an optional `skip` block, then either the calls or one JSON value of that schema; its report is
         the last, without a name, and without tools it is all there is. `max_calls` bounds the calls of one reply (None:
-        no bound); `parallel=False` is `max_calls=1`. A schema that cannot be enforced is weakened and reported, never
-        dropped. Raises SchemaError for neither tools nor answer, an answer where calls are required, two tools of one
-        name, or max_calls < 1.
+        no bound); `parallel=False` is `max_calls=1`. `order`: that of properties in arguments and answer. A schema that
+        cannot be enforced is weakened and reported, never dropped. Raises SchemaError for neither tools nor answer, an
+        answer where calls are required, two tools of one name, or max_calls < 1.
         """
         _check_tools(tools, max_calls, mode, answer)
-        compiled = [_compile_tool(tool) for tool in tools]
-        value = None if answer is None else _compile_answer(answer)
+        compiled = [_compile_tool(tool, order) for tool in tools]
+        value = None if answer is None else _compile_answer(answer, order)
         limit = max_calls if parallel else 1
 
-        def text(before: str, *, newlines: bool = False) -> str:
-            pairs = [(tool.name, schema.text) for tool, schema in zip(tools, compiled, strict=True)]
+        def text(before: str, *, newlines: bool = False, closing: bool = False) -> str:
+            pairs = [(tool.name, schema.value) for tool, schema in zip(tools, compiled, strict=True)]
             return writer.tool_calls(
                 pairs,
                 before=before,
@@ -121,7 +128,8 @@ class Grammar:
                 separators=SEPARATORS,
                 max_calls=limit,
                 leading_newlines=newlines,
-                answer=value.text if value is not None else None,
+                answer=value.value if value is not None else None,
+                closing=closing,
             )
 
         _fit(tools, compiled, lambda: text(trigger))
@@ -131,7 +139,8 @@ class Grammar:
 
         def whole(before: str, *, newlines: bool = False) -> Text:
             shortest = _shortest(tools, compiled, value, before, end)
-            return Text(text(before, newlines=newlines), True, names, shortest, bound)
+            closing = text(before, newlines=newlines, closing=True) if order == "any" else None
+            return Text(text(before, newlines=newlines), True, names, shortest, bound, closing)
 
         around = (skip[0].encode(), skip[1].encode())
         free = mode == "auto" and value is None
@@ -215,9 +224,9 @@ def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None, mode: Mode
         raise SchemaError(f"max_calls is {max_calls}; it must be at least 1, or None for no bound")
 
 
-def _compile_answer(schema: Schema) -> CompiledSchema:
+def _compile_answer(schema: Schema, order: Order) -> CompiledSchema:
     """The answer's schema, or any JSON value where that cannot be compiled."""
-    compiled = compile_schema("", schema, separators=SEPARATORS, tool=False)
+    compiled = compile_schema("", schema, separators=SEPARATORS, tool=False, order=order)
     if compiled is not None:
         return compiled
     free = compile_schema("", True, separators=SEPARATORS, tool=False)
@@ -226,8 +235,8 @@ def _compile_answer(schema: Schema) -> CompiledSchema:
     return replace(free, report=ToolSchemaReport("", (Unenforced("", "*", why),)))
 
 
-def _compile_tool(tool: ToolGrammar) -> CompiledSchema:
-    compiled = compile_schema(tool.name, tool.schema, separators=SEPARATORS, tool=True)
+def _compile_tool(tool: ToolGrammar, order: Order) -> CompiledSchema:
+    compiled = compile_schema(tool.name, tool.schema, separators=SEPARATORS, tool=True, order=order)
     return compiled or free_object(tool.name, SEPARATORS, "unknown")
 
 

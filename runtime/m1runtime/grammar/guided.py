@@ -36,7 +36,8 @@ class Text:
 
     `json`: the text is JSON apart from fixed parts, so equal places of its skeleton may be merged in the search;
     `names`: its objects may hold made-up names, none of which may come twice; `instance`: a text it accepts, None if
-    none is known yet; `bound`: bytes that finish it from any place, None if no bound is known.
+    none is known yet; `bound`: bytes that finish it from any place, None if no bound is known; `closing`: the text that
+    completions are searched in, None for the same one.
     """
 
     lark: str
@@ -44,6 +45,7 @@ class Text:
     names: bool = False
     instance: bytes | None = None
     bound: int | None = None
+    closing: str | None = None
 
 
 def bytes_matcher(lark: str) -> LLMatcher:
@@ -97,7 +99,7 @@ class Program:
 
     def bytes_matcher(self) -> LLMatcher:
         """A matcher over bytes at the start of the text, the caller's own."""
-        return bytes_matcher(self._text.lark)
+        return bytes_matcher(self._text.closing or self._text.lark)
 
     @cached_property
     def _first(self) -> Guided | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from m1runtime.grammar.keywords import Node, Schema, places
+from m1runtime.grammar.writer import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +22,14 @@ class Unenforced:
 
 @dataclass(frozen=True, slots=True)
 class ToolSchemaReport:
-    """What the grammar enforces of one schema; `enforced` when nothing is left to validate afterwards."""
+    """What the grammar enforces of one schema; `enforced` when nothing is left to validate afterwards.
+
+    `in_order`: JSON pointers of the objects that take properties in the schema's order alone, though any was asked for.
+    """
 
     name: str
     unenforced: tuple[Unenforced, ...] = ()
+    in_order: tuple[str, ...] = ()
 
     @property
     def enforced(self) -> bool:
@@ -38,7 +43,7 @@ class CompiledSchema:
 
     `schema`: what the text says, without its options; `names`: an instance may hold names the schema does not declare,
     so the constraint must remember them; `instance`: one that the grammar accepts; `bound`: bytes that finish an
-    instance from any place, None if no bound is known.
+    instance from any place, None if no bound is known; `rules`: what says the same with properties in any order.
     """
 
     text: str
@@ -47,6 +52,12 @@ class CompiledSchema:
     names: bool
     instance: bytes
     bound: int | None
+    rules: Value | None = None
+
+    @property
+    def value(self) -> Value:
+        """What the grammar is made of."""
+        return self.rules or Value.in_order(self.text)
 
 
 def short(message: str) -> str:

@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Literal, TypeAlias, cast
 
+from m1runtime.grammar.anyorder import any_order
 from m1runtime.grammar.bound import bound
 from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.keywords import Schema
@@ -25,7 +27,9 @@ from m1runtime.grammar.reach import Reach, compiles, reach
 from m1runtime.grammar.reduce import Reducer
 from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced, blame
 from m1runtime.grammar.size import too_big
-from m1runtime.grammar.writer import json_value
+from m1runtime.grammar.writer import json_value, with_options
+
+Order: TypeAlias = Literal["schema", "any"]
 
 MAX_REMEMBERED = 100_000
 """Characters of a schema whose compiled form is kept for the next grammar."""
@@ -34,6 +38,8 @@ SECONDS = 1.0
 """Of CPU, to look at the patterns of one schema; half of it to find an instance, and for each of both once more where
 none is found. A schema of a hundred arguments needs a hundredth."""
 
+RESPELLED = "an escaped spelling of a name passes as another one"
+
 
 def compile_schema(
     name: str,
@@ -41,12 +47,13 @@ def compile_schema(
     *,
     separators: tuple[str, str],
     tool: bool,
+    order: Order = "schema",
     clock: Callable[[], float] = time.thread_time,
 ) -> CompiledSchema | None:
     """`schema` as llguidance can enforce it, strictly if possible, otherwise leniently with everything lost listed.
 
     Where no instance is found, the patterns that no text is found for are left to validation too, and so is all that
-    takes longer than its share of SECONDS on `clock`.
+    takes longer than its share of SECONDS on `clock`. `order`: that of properties, the schema's or any.
     None when llguidance can neither; `tool=True` then never happens: a free JSON object is the last resort.
     """
     try:
@@ -54,17 +61,17 @@ def compile_schema(
     except (TypeError, ValueError, RecursionError):
         text = ""
     if text and len(text) <= MAX_REMEMBERED and clock is time.thread_time:
-        return _remembered(name, text, separators, tool)
-    return _compile_schema(name, schema, separators, tool, clock)
+        return _remembered(name, text, separators, tool, order)
+    return _compile_schema(name, schema, separators, tool, order, clock)
 
 
 @lru_cache(512)
-def _remembered(name: str, text: str, separators: tuple[str, str], tool: bool) -> CompiledSchema | None:
-    return _compile_schema(name, json.loads(text), separators, tool, time.thread_time)
+def _remembered(name: str, text: str, separators: tuple[str, str], tool: bool, order: Order) -> CompiledSchema | None:
+    return _compile_schema(name, json.loads(text), separators, tool, order, time.thread_time)
 
 
 def _compile_schema(
-    name: str, schema: object, separators: tuple[str, str], tool: bool, clock: Callable[[], float]
+    name: str, schema: object, separators: tuple[str, str], tool: bool, order: Order, clock: Callable[[], float]
 ) -> CompiledSchema | None:
     reason = too_big(schema)
     if reason is None and isinstance(schema, (dict, bool)):
@@ -72,7 +79,8 @@ def _compile_schema(
             lost: list[Unenforced] = []
             effort = Effort(SECONDS / 2 if search else SECONDS, clock)
             reduced = Reducer(lost, tool=tool, search=search, effort=effort).root(cast("Schema", schema))
-            found = _compile(name, reduced, lost, separators, Effort(SECONDS / 2, clock))
+            compiled = _compile if order == "schema" else _compile_any_order
+            found = compiled(name, reduced, lost, separators, Effort(SECONDS / 2, clock))
             if isinstance(found, CompiledSchema):
                 return found
             reason = found
@@ -88,7 +96,7 @@ def _compile(
     escapes = _escapes(reduced, lost)
     found, messages = Reach(), list[str]()
     for lenient in (False, True):
-        text = _with_options(reduced, separators, lenient=lenient, escapes=escapes)
+        text = with_options(reduced, separators, lenient=lenient, escapes=escapes)
         if lenient:
             failed, messages = compiles(json_value(text))
             if failed:
@@ -103,11 +111,38 @@ def _compile(
     return (found.why or "unknown").split("\n")[0]
 
 
+def _compile_any_order(
+    name: str, reduced: Schema, lost: list[Unenforced], separators: tuple[str, str], effort: Effort
+) -> CompiledSchema | str:
+    """The same with properties in any order; in the schema's where there are no rules for that."""
+    for lenient in (False, True):
+        text = with_options(reduced, separators, lenient=lenient)
+        messages = compiles(json_value(text))[1] if lenient else list[str]()
+        written = any_order(reduced, separators, lenient=lenient, effort=effort)
+        if written is not None and written.found.why is None:
+            unenforced = [*lost, *blame(reduced, _not_counts(messages) if not written.in_order else messages)]
+            unenforced += [Unenforced(path, "properties", RESPELLED) for path in written.respelled]
+            report = ToolSchemaReport(name, tuple(dict.fromkeys(unenforced)), written.in_order)
+            return CompiledSchema(
+                text, reduced, report, open_objects(reduced), written.found.text, bound(reduced), written.value
+            )
+    found = _compile(name, reduced, lost, separators, effort)
+    if isinstance(found, str):
+        return found
+    return replace(found, report=replace(found.report, in_order=("",)))
+
+
+def _not_counts(warnings: list[str]) -> list[str]:
+    """Without the warning that llguidance does not count properties: the rules for any order do."""
+    lines = [line for text in warnings for line in text.splitlines()]
+    return [line for line in lines if not line.startswith("min/maxProperties")]
+
+
 def free_object(name: str, separators: tuple[str, str], why: str) -> CompiledSchema:
     """Any JSON object: the reading of a tool whose schema cannot be compiled at all."""
     report = ToolSchemaReport(name, (Unenforced("", "*", why),))
     schema: Schema = {"type": "object"}
-    return CompiledSchema(_with_options(schema, separators, lenient=False), schema, report, True, b"{}", None)
+    return CompiledSchema(with_options(schema, separators, lenient=False), schema, report, True, b"{}", None)
 
 
 def refusal(schema: object, *, separators: tuple[str, str]) -> str:
@@ -124,17 +159,6 @@ def _escapes(schema: Schema, lost: list[Unenforced]) -> str | None:
     """The escapes strings may use (None: all), so that no escaped spelling of a name slips past its declaration."""
     mixed = respelled(schema)
     if mixed and needs_u(json.dumps(schema)):
-        lost += [
-            Unenforced(path, "properties", "an escaped spelling of a name passes as another one") for path in mixed
-        ]
+        lost += [Unenforced(path, "properties", RESPELLED) for path in mixed]
         return None
     return PLAIN_ESCAPES if mixed else None
-
-
-def _with_options(schema: Schema, separators: tuple[str, str], *, lenient: bool, escapes: str | None = None) -> str:
-    item, key = separators
-    options: dict[str, Any] = {"item_separator": item, "key_separator": key}
-    options |= {"whitespace_flexible": False, "lenient": lenient}
-    options |= {"json_allowed_escapes": escapes} if escapes else {}
-    body: dict[str, Any] = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
-    return json.dumps({**body, "x-guidance": options}, ensure_ascii=True)

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, replace
 
 QUOTE, BACKSLASH, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = b'"\\,{}[]'
+MARK = 1
+"""A byte that no JSON text holds; `closing` writes it where properties come in any order, to go on in a fixed one."""
 _STRUCTURE = frozenset((QUOTE, COMMA, OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY))
 
 
