@@ -21,7 +21,7 @@ from m1agent.bounded import CHECK_SECONDS, Allowance, bounded_keywords
 from m1agent.errors import SchemaError
 from m1agent.messages import JsonSchema
 from m1agent.patterns import BadPattern, TooSlow, compiled
-from m1agent.problems import LISTED, Leaf, cap, dotted, expectation, problem_lines, shown, type_names
+from m1agent.problems import LISTED, Leaf, Path, cap, dotted, expectation, problem_lines, shown, type_names
 
 ROUNDS = 6
 TOO_SLOW = f"arguments: they could not be checked within {CHECK_SECONDS:g} seconds; the tool's schema is too complex."
@@ -33,11 +33,13 @@ class _Validator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Arguments after coercion, one line for each coercion, one line for each problem left."""
+    """Arguments after coercion, one line for each coercion, one line for each problem left; `places`: where each
+    problem is, as far as that is known."""
 
     arguments: dict[str, Any]
     coercions: tuple[str, ...]
     problems: tuple[str, ...]
+    places: tuple[Path, ...] = ()
 
 
 class ArgumentsSchema:
@@ -79,7 +81,8 @@ class ArgumentsSchema:
             coercions += made
             if not made:
                 break
-        return Checked(value, tuple(coercions), cap(line for leaf in leaves for line in problem_lines(leaf)))
+        problems = cap(line for leaf in leaves for line in problem_lines(leaf))
+        return Checked(value, tuple(coercions), problems, tuple(_place(leaf) for leaf in leaves))
 
 
 # Schemas
@@ -204,6 +207,15 @@ def _kinds(error: ValidationError) -> list[Any]:
     if error.validator != "type":
         return [expectation(_leaf(error, str(error.validator), error.validator_value))]
     return type_names(error.validator_value)
+
+
+def _place(leaf: Leaf) -> Path:
+    """Where the problem is: of items that must differ, the first that came before."""
+    if leaf.keyword != "uniqueItems":
+        return leaf.path
+    texts = [json.dumps(item, sort_keys=True) for item in leaf.instance]
+    again = (index for index, text in enumerate(texts) if text in texts[:index])
+    return (*leaf.path, *(index for index in list(again)[:1]))
 
 
 def _leaf(error: ValidationError, keyword: str, demand: Any) -> Leaf:

@@ -11,30 +11,46 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 
 from m1agent.errors import ModelError
 from m1agent.events import ModelEvent, ReplyFinished
-from m1agent.messages import Message, Setup, Usage
+from m1agent.messages import Message, Setup
 from m1agent.models.base import Settings
+from m1agent.models.checks import CallChecks
 from m1agent.models.turns import CLOSE, NEWLINE, last_call, opening, question
+from m1agent.models.writing import Writing
 from m1agent.prompt.envelope import CALLS_CLOSE, CALLS_OPEN, THINK_CLOSE, THINK_OPEN, Envelope, Named
 from m1agent.prompt.reply import ReplyParser
 from m1agent.prompt.template import Piece
 
 if TYPE_CHECKING:
-    from m1runtime import Chunk, Completion, Engine, Grammar, SamplingParams, Session, Stream, Tokenizer
+    from m1runtime import Completion, Engine, Grammar, SamplingParams, Session, Stream, Tokenizer
+    from m1runtime.grammar import ToolSchemaReport
+
+    __all__ = ["Completion", "Grammar", "LocalModel", "LocalThread", "Session", "Stream"]
 
 MAX_TOKENS = 1024
 PREFILL = 2048
-THINK_END = f"\n{THINK_CLOSE}\n"
+UNBOUNDED = 1 << 20
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """What an envelope was compiled to, for the whole reply or for what follows its thinking."""
+
+    envelope: Envelope
+    thought: bool
+    grammar: Grammar | None
+    checks: CallChecks = field(default_factory=CallChecks)
+    least: int | None = None
 
 
 class LocalModel:
@@ -58,7 +74,7 @@ class LocalModel:
         self._dtype = dtype
         self._loading = threading.Lock()
         self._defaults: Settings | None = None
-        self._grammars: list[tuple[Envelope, bool, Grammar | None]] = []
+        self._grammars: list[_Compiled] = []
 
     @property
     def name(self) -> str:
@@ -130,12 +146,46 @@ class LocalModel:
 
         `thought`: of what follows the thinking.
         """
-        for known, after, grammar in self._grammars:
-            if known is envelope and after == thought:
-                return grammar
-        grammar = _grammar(envelope, thought=thought)
-        self._grammars = [*self._grammars[-7:], (envelope, thought, grammar)]
-        return grammar
+        return self._compiled(envelope, thought=thought).grammar
+
+    def reports(self, envelope: Envelope) -> tuple[ToolSchemaReport, ...]:
+        """What the grammar of a reply enforces, tool by tool; the answer's report, where there is one, has no name.
+
+        What a report lists in `unenforced` is checked once a call is complete. Needs no weights.
+        """
+        grammar = self.grammar(envelope)
+        return () if grammar is None else tuple(grammar.reports)
+
+    def checks(self, envelope: Envelope) -> CallChecks:
+        """The checks of those tools whose schema no grammar wholly enforces."""
+        return self._compiled(envelope).checks
+
+    def least(self, envelope: Envelope) -> int:
+        """Tokens, the end among them, of the shortest that may follow the thinking of a reply."""
+        compiled = self._compiled(envelope, thought=True)
+        if compiled.least is None:
+            grammar = compiled.grammar
+            start = grammar.start(self.tokenizer, max_new_tokens=UNBOUNDED) if grammar is not None else None
+            compiled.least = start.min_tokens if start is not None else 0
+        return compiled.least
+
+    @property
+    def refusals(self) -> tuple[type[Exception], ...]:
+        """What the runtime raises where a grammar leaves nothing to write."""
+        from m1runtime import BudgetError, GenerationError, SchemaError
+
+        return (BudgetError, GenerationError, SchemaError)
+
+    def _compiled(self, envelope: Envelope, *, thought: bool = False) -> _Compiled:
+        for known in self._grammars:
+            if known.envelope is envelope and known.thought == thought:
+                return known
+        made = _Compiled(envelope, thought, _grammar(envelope, thought=thought))
+        if made.grammar is not None and not thought:
+            weak = {report.name for report in made.grammar.reports if not report.enforced}
+            made.checks = CallChecks.of(spec for spec in envelope.tools if spec.name in weak)
+        self._grammars = [*self._grammars[-7:], made]
+        return made
 
     async def aclose(self) -> None:
         """Let go of an engine that was loaded here; sessions still open keep it."""
@@ -186,12 +236,15 @@ class LocalThread:
         while not await _in_thread(self._read):
             pass
         assert self._session is not None
-        writing = _Writing(self._model, self._session, envelope, settings)
+        writing = Writing(self._model, self._session, envelope, settings)
         parser = ReplyParser(envelope, first_call=self._calls + 1)
-        async with aclosing(writing.text(parser)) as texts:
-            async for text in texts:
+        try:
+            await _in_thread(writing.begin)
+            while (text := await _in_thread(lambda: writing.next(thinking=parser.thinking))) is not None:
                 for event in parser.feed(text):
                     yield event
+        finally:
+            writing.close()
         events, message = parser.finish(writing.stop)
         for event in events:
             yield event
@@ -253,78 +306,6 @@ class LocalThread:
                 f"the conversation has {whole} tokens, and the context of '{self._model.name}' holds {context}; "
                 "shorten it with Agent(compaction=...), a smaller ResultBudget, or conversation.rewind(...)"
             )
-
-
-class _Writing:
-    """One reply being written; thinking past its bound is closed, and the reply goes on after it."""
-
-    def __init__(self, model: LocalModel, session: Session, envelope: Envelope, settings: Settings) -> None:
-        self._model = model
-        self._session = session
-        self._envelope = envelope
-        self._settings = settings
-        self.usage = Usage()
-        self.stop: Literal["done", "length"] = "done"
-
-    async def text(self, parser: ReplyParser) -> AsyncGenerator[str]:
-        """The reply's text in pieces; `parser` has read each before the next is asked for."""
-        bound, thought = self._settings.thinking, 0
-        stream = await _in_thread(self._begin)
-        said = ""
-        try:
-            while True:
-                chunk = await _in_thread(lambda: _next(stream))
-                said += chunk.text
-                yield chunk.text
-                if chunk.completion is not None:
-                    self._count(chunk.completion, thought)
-                    return
-                thought += len(chunk.ids) if parser.thinking else 0
-                if parser.thinking and bound is not None and thought >= bound:
-                    break
-        finally:
-            stream.close()
-        self._count(stream.completion, thought)
-        # A character whose last bytes are still to come is given up with the thinking it belongs to.
-        yield stream.completion.text[len(said) :] + THINK_END
-        async with aclosing(self._rest()) as rest:
-            async for piece in rest:
-                yield piece
-
-    async def _rest(self) -> AsyncGenerator[str]:
-        """What follows thinking that was closed from here."""
-        closing = self._model.encode([Piece(THINK_END)])
-        await _in_thread(lambda: self._session.append(closing))
-        self.usage += Usage(output_tokens=len(closing), forced_tokens=len(closing))
-        left = self._model.params(self._settings).max_new_tokens - self.usage.output_tokens
-        if left < 1:
-            self.stop = "length"
-            return
-        self._settings = replace(self._settings, max_tokens=left, thinking=None)
-        stream = await _in_thread(lambda: self._begin(thought=True))
-        try:
-            while True:
-                chunk = await _in_thread(lambda: _next(stream))
-                yield chunk.text
-                if chunk.completion is not None:
-                    self._count(chunk.completion, 0, again=True)
-                    return
-        finally:
-            stream.close()
-
-    def _begin(self, *, thought: bool = False) -> Stream:
-        grammar = self._model.grammar(self._envelope, thought=thought)
-        return self._session.stream(self._model.params(self._settings), grammar)
-
-    def _count(self, part: Completion, thought: int, *, again: bool = False) -> None:
-        read = (0, 0) if again else (part.prompt_tokens, part.reused_tokens)
-        self.usage += Usage(read[0], len(part.ids), read[1], part.forced_tokens, thought)
-        self.stop = "length" if part.finish_reason == "length" else "done"
-
-
-def _next(stream: Stream) -> Chunk:
-    # StopIteration must not cross a thread; the chunk with the completion is always the last.
-    return next(stream)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

@@ -32,12 +32,17 @@ class ReplyParser:
         envelope: what the reply may be; with choice `none` call tags are text, with an answer's schema they count only
             before any text.
         first_call: number of the first call; ids are `call_<number>`.
+
+    Attributes:
+        starts: how many characters of the reply came before each call, by its index.
     """
 
     def __init__(self, envelope: Envelope | None = None, *, first_call: int = 1) -> None:
         self._envelope = envelope or Envelope()
         self._first_call = first_call
         self._buffer = ""
+        self._read = 0
+        self.starts: dict[int, int] = {}
         self._state: Callable[[], bool] = self._start
         self._spoken = False
         self._thinking: list[str] = []
@@ -57,6 +62,7 @@ class ReplyParser:
     def feed(self, text: str) -> list[ModelEvent]:
         """What the next characters of the reply bring."""
         self._buffer += text
+        self._read += len(text)
         self._run()
         return self._taken()
 
@@ -160,6 +166,7 @@ class ReplyParser:
         if CALLS_CLOSE.startswith(text) or CALLS_OPEN.startswith(text):
             return False
         self._call, self._started, self._junk = CallReader(), False, []
+        self.starts[len(self._calls)] = self._read - len(self._buffer)
         if (whole := whole_call(text)) is not None:
             call, arguments, end = whole
             self._buffer = text[end:]
