@@ -293,13 +293,28 @@ def test_the_shortest_end_is_known_from_anywhere() -> None:
     assert constraint.min_tokens == sum(len(f', "{name}": 0') for name in left) + len("}") + 1
 
 
-def test_too_many_properties_keep_their_order_and_are_listed() -> None:
-    wide = CLOSED | {"properties": {f"p{i}": INTEGER for i in range(70)}}
-    schema = CLOSED | {"properties": {"wide": wide, "b": INTEGER}}
-    grammar = Grammar.from_json_schema(schema, order="any")
+def test_more_properties_than_bits_still_come_once_in_any_order() -> None:
+    names = [f"p{i}" for i in range(100)]
+    grammar = Grammar.from_json_schema(
+        CLOSED | {"properties": dict.fromkeys(names, INTEGER), "required": names[:3]}, order="any"
+    )
+    assert not grammar.reports[0].in_order and grammar.reports[0].enforced
+    assert takes(grammar, dumped(dict.fromkeys(reversed(names), 1)))
+    assert not takes(grammar, dumped(dict.fromkeys(reversed(names[1:]), 1)))
+    assert not takes(grammar, '{"p99": 1, "p2": 1, "p1": 1, "p0": 1, "p99": 1}')
+    constraint = grammar.start(BYTES, max_new_tokens=10_000)
+    every = dumped(dict.fromkeys(reversed(names), 1)).encode()
+    assert all(constraint.try_accept(byte, 5000) for byte in every[:-1])
+    assert not constraint.try_accept(ord(","), 5000) and constraint.try_accept(ord("}"), 5000)
+
+
+def test_more_required_properties_than_bits_keep_their_order_and_are_listed() -> None:
+    names = [f"p{i}" for i in range(61)]
+    wide = CLOSED | {"properties": dict.fromkeys(names, INTEGER), "required": names}
+    grammar = Grammar.from_json_schema(CLOSED | {"properties": {"wide": wide, "b": INTEGER}}, order="any")
     assert grammar.reports[0].in_order == ("/properties/wide",) and grammar.reports[0].enforced
-    assert takes(grammar, '{"b": 1, "wide": {"p1": 1, "p2": 1}}')
-    assert not takes(grammar, '{"b": 1, "wide": {"p2": 1, "p1": 1}}')
+    assert takes(grammar, dumped({"b": 1, "wide": dict.fromkeys(names, 1)}))
+    assert not takes(grammar, dumped({"b": 1, "wide": dict.fromkeys(reversed(names), 1)}))
 
 
 def test_the_wrapper_of_a_call_and_an_answer_beside_it() -> None:

@@ -29,7 +29,7 @@ from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.keys import matches, other_key, pattern_key
 from m1runtime.grammar.keywords import Node, Schema, pointer
 from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, respelled
-from m1runtime.grammar.objects import AnyOrder, Property
+from m1runtime.grammar.objects import MAX_PROPERTIES, AnyOrder, Property
 from m1runtime.grammar.reach import Reach, compiles, reach
 from m1runtime.grammar.references import References, Unwritable, canonical, ordered_constants
 from m1runtime.grammar.writer import Value, json_text, json_value, literal, with_options
@@ -51,12 +51,14 @@ class _Ordered(Exception):
 class Written:
     """A schema in rules; `in_order`: JSON pointers of the objects in schema order; `found`: what `reach` says of it.
 
-    `respelled`: the places among these where an escaped spelling of a name passes as another one.
+    `respelled`: the places among these where an escaped spelling of a name passes as another one; `watched`: some
+    declared names have no bit, so that the constraint must see that they come once.
     """
 
     value: Value
     in_order: tuple[str, ...]
     respelled: tuple[str, ...]
+    watched: bool
     found: Reach
 
 
@@ -77,7 +79,7 @@ def any_order(schema: Schema, separators: tuple[str, str], *, lenient: bool, eff
         value = writer.written(root)
         found = reach(value.text(closing=True), effort)
         if not found.refused:
-            return Written(value, tuple(writer.kept), tuple(writer.respelled), found)
+            return Written(value, tuple(writer.kept), tuple(writer.respelled), writer.watched, found)
         never = frozenset(leaf for leaf in writer.leaves if _impossible(leaf)) - impossible
         if not never:
             return None
@@ -97,6 +99,7 @@ class _Writer:
         self.kept: list[str] = []
         self.respelled: list[str] = []
         self.leaves: set[str] = set()
+        self.watched = False
         self._references = References(root)
         self._separators = separators
         self._lenient = lenient
@@ -204,7 +207,10 @@ class _Writer:
                 (required if name in parts.required else optional).append(Property(literal(json_text(name)), value))
             elif name in parts.required:
                 return []
-        written = AnyOrder(required, optional, self._others(parts, path), parts.least, parts.most)
+        bits = max(0, MAX_PROPERTIES - len(required))
+        self.watched = self.watched or len(optional) > bits
+        others = [*optional[bits:], *self._others(parts, path)]
+        written = AnyOrder(required, optional[:bits], others, parts.least, parts.most)
         if not written.writable:
             raise _Ordered
         if not written.possible:

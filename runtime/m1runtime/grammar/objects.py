@@ -28,8 +28,11 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class AnyOrder:
-    """An object: its required and optional properties, those of made-up names, and how many there may be at least and
-    at most."""
+    """An object: its required and optional properties, the others, and how many there may be at least and at most.
+
+    `others` have no bit, so the constraint must keep them from coming twice: those of made-up names, and declared ones
+    beyond MAX_PROPERTIES.
+    """
 
     required: Sequence[Property]
     optional: Sequence[Property]

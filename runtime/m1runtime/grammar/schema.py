@@ -123,9 +123,9 @@ def _compile_any_order(
             unenforced = [*lost, *blame(reduced, _not_counts(messages) if not written.in_order else messages)]
             unenforced += [Unenforced(path, "properties", RESPELLED) for path in written.respelled]
             report = ToolSchemaReport(name, tuple(dict.fromkeys(unenforced)), written.in_order)
-            return CompiledSchema(
-                text, reduced, report, open_objects(reduced), written.found.text, bound(reduced), written.value
-            )
+            names = written.watched or open_objects(reduced)
+            limit = None if written.watched else bound(reduced)
+            return CompiledSchema(text, reduced, report, names, written.found.text, limit, written.value)
     found = _compile(name, reduced, lost, separators, effort)
     if isinstance(found, str):
         return found
