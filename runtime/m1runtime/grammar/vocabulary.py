@@ -54,7 +54,8 @@ class Vocabulary:
     """Tables of one tokenizer, built once (tens of ms for 200k tokens).
 
     `words` is the length of a mask, ceil(V/32); `eos_mask` and `text_mask` are int32 [words]: only eos, and everything
-    but eos; `plain_mask`: all bits but those of eos. `spells_bytes`: every byte has a token.
+    but eos; `plain_mask`: all bits but those of eos. `spells_bytes`: every byte has a token. `special`: tokens
+    that stand for no text, eos among them.
     `eos` is the id that stands for all of `eos_ids` inside a matcher.
     """
 
@@ -68,6 +69,7 @@ class Vocabulary:
     text_mask: Tensor
     plain_mask: Tensor
     spells_bytes: bool
+    special: frozenset[int]
     _id_of: dict[bytes, int]
     _covers: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
     _beginnings: dict[bytes, Tensor] = field(default_factory=dict[bytes, Tensor])
@@ -202,6 +204,7 @@ def _build(tokenizer: TokenizerLike) -> Vocabulary:
         text_mask=_packed(text_mask),
         plain_mask=~eos_mask,
         spells_bytes=all(bytes((byte,)) in id_of for byte in range(256)),
+        special=frozenset(special),
         _id_of=id_of,
     )
 
