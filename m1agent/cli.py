@@ -9,7 +9,7 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -63,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     tools = commands.add_parser("tools", help="list the installed tools", description="List the installed tools.")
     tools.add_argument("--json", action="store_true", help="print names, descriptions and schemas as JSON")
+    tools.add_argument(
+        "--report", action="store_true", help="and what of a schema no grammar enforces (it is checked afterwards)"
+    )
     tools.set_defaults(command=list_tools)
     models = commands.add_parser("models", help="list the models", description="List the models that can be named.")
     models.add_argument("--json", action="store_true", help="print as JSON")
@@ -196,14 +199,25 @@ def as_data(result: Any) -> dict[str, Any]:
 def list_tools(given: argparse.Namespace) -> int:
     """`m1agent tools`."""
     found = {name: list(load_toolset(name)) for name in installed_toolsets()}
+    left = {tool: _unenforced(tool) for tools in found.values() for tool in tools} if given.report else {}
     if given.json:
-        print(json.dumps({name: [_tool_data(tool) for tool in tools] for name, tools in found.items()}, indent=2))
+        print(json.dumps({name: [_tool_data(tool, left) for tool in tools] for name, tools in found.items()}, indent=2))
         return EXIT_DONE
     for name, tools in found.items():
         print(name)
         for tool in tools:
             print(f"  {tool.name}: {tool.spec.description.splitlines()[0] if tool.spec.description else ''}")
+            for item in left.get(tool, ()):
+                print(f"    checked afterwards: {item['keyword']} at {item['path'] or 'the top'} ({item['why']})")
     return EXIT_DONE
+
+
+def _unenforced(tool: Tool) -> list[dict[str, str]]:
+    from m1agent.models.local import LocalModel
+    from m1agent.prompt.envelope import Envelope
+
+    reports = LocalModel("m1-nano").reports(Envelope((tool.spec,), "required"))
+    return [asdict(item) for report in reports for item in report.unenforced]
 
 
 def list_models(given: argparse.Namespace) -> int:
@@ -218,8 +232,9 @@ def list_models(given: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _tool_data(tool: Tool) -> dict[str, Any]:
-    return {"name": tool.name, "description": tool.spec.description, "parameters": tool.spec.parameters}
+def _tool_data(tool: Tool, left: Mapping[Tool, list[dict[str, str]]]) -> dict[str, Any]:
+    data = {"name": tool.name, "description": tool.spec.description, "parameters": tool.spec.parameters}
+    return data | ({"unenforced": left[tool]} if tool in left else {})
 
 
 def _server(command: str, index: int) -> Any:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 MAX_TOKENS = 1024
 PREFILL = 2048
 UNBOUNDED = 1 << 20
+MISSING = "local models need {}: pip install 'm1agent[runtime]'"
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ class LocalModel:
         try:
             from m1runtime import Engine, M1RuntimeError
         except ModuleNotFoundError as error:
-            raise ModelError(f"local models need {error.name}: pip install 'm1agent[runtime]'") from error
+            raise ModelError(MISSING.format(error.name)) from error
 
         with self._loading:
             if self._engine is None:
@@ -151,9 +152,15 @@ class LocalModel:
     def reports(self, envelope: Envelope) -> tuple[ToolSchemaReport, ...]:
         """What the grammar of a reply enforces, tool by tool; the answer's report, where there is one, has no name.
 
-        What a report lists in `unenforced` is checked once a call is complete. Needs no weights.
+        What a report lists in `unenforced` is checked once a call is complete. Needs the runtime, but no weights.
+
+        Raises:
+            ModelError: the runtime is not installed.
         """
-        grammar = self.grammar(envelope)
+        try:
+            grammar = self.grammar(envelope)
+        except ModuleNotFoundError as error:
+            raise ModelError(MISSING.format(error.name)) from error
         return () if grammar is None else tuple(grammar.reports)
 
     def checks(self, envelope: Envelope) -> CallChecks:

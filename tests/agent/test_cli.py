@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from m1agent.cli import main
+from m1agent.tools import Tool
 
 
 def test_run_prints_what_happens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +66,22 @@ def test_mistakes_are_told(arguments: list[str], text: str, capsys: pytest.Captu
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert text in error and "Traceback" not in error
+
+
+def test_tools_say_what_no_grammar_enforces(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    invite = Tool.from_schema("invite", "Invite.", {"type": "object", "properties": {"names": names}}, lambda names: "")
+    monkeypatch.setattr("m1agent.cli.installed_toolsets", lambda: ["party"])
+    monkeypatch.setattr("m1agent.cli.load_toolset", lambda name: [invite])
+    assert main(["tools", "--report"]) == 0
+    assert "checked afterwards: uniqueItems at /properties/names" in capsys.readouterr().out
+    assert main(["tools", "--report", "--json"]) == 0
+    (left,) = json.loads(capsys.readouterr().out)["party"][0]["unenforced"]
+    assert (left["path"], left["keyword"]) == ("/properties/names", "uniqueItems")
+    assert main(["tools", "--json"]) == 0
+    assert "unenforced" not in json.loads(capsys.readouterr().out)["party"][0]
 
 
 def test_a_terminal_without_the_letters_ends_no_run(folder: Path) -> None:
