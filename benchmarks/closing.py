@@ -1,8 +1,11 @@
-"""Calls of a random-weight model at every token budget: `python -m benchmarks.closing --schemas FILE`.
+"""Calls of a random-weight model at every token budget: `python -m benchmarks.closing --schemas FILE [FILE ...]`.
 
-Each line of the file holds a `schema`: an object of `name` and `arguments`, or an `anyOf` of such. A model of random
-weights must call one of these tools within a budget; every budget from the shortest possible upwards is tried. A reply
-counts when the calls parse, satisfy the schema and are closed.
+A file of JSON lines holds a `schema` a line: an object of `name` and `arguments`, an `anyOf` of such, or the schema of
+an object, which becomes the arguments of one tool. A .json file is an MCP server's list of tools. The model must call
+one of the tools within a budget; budgets from the shortest possible upwards are tried, and random ones beyond.
+
+A call is judged by its tool's original schema. Where the tool's report is empty, every call must be valid; where it
+names what the mask leaves out, validation is what finds the rest. No reply may be cut.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, validators
+from referencing.exceptions import Unresolvable
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -25,6 +32,7 @@ import m1runtime
 from benchmarks import report
 from m1runtime import Engine, Grammar, ModelConfig, SamplingParams
 from m1runtime.checkpoint import expected_tensors
+from m1runtime.errors import BudgetError
 from m1runtime.grammar import ToolGrammar
 from m1runtime.tokenizer import Tokenizer
 
@@ -36,20 +44,65 @@ SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "at
 OPEN, CLOSE = "<tool_calls>\n", "\n</tool_calls>"
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Tools that a model is given together."""
+
+    source: str
+    tools: list[ToolGrammar]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.closing", description=__doc__)
-    parser.add_argument("--schemas", type=Path, default=SAMPLE)
+    parser.add_argument("--schemas", type=Path, nargs="+", default=[SAMPLE])
     parser.add_argument("--tokenizer", type=Path, default=Path(m1runtime.__file__).parent / "nano")
     parser.add_argument("--every", type=int, default=40, help="try this many budgets from the shortest upwards")
-    parser.add_argument("--beyond", type=int, nargs="*", default=[64, 128, 256, 512], help="and these")
+    parser.add_argument("--beyond", type=int, default=4, help="and this many random ones beyond")
+    parser.add_argument("--longest", type=int, default=512, help="tokens above the shortest, at most")
+    parser.add_argument("--replies", type=int, default=1, help="a budget, all in one batch")
+    parser.add_argument("--cases", type=int, default=10**9, help="of each file, the first of them")
+    parser.add_argument("--order", choices=("schema", "any"), default="schema", help="of the properties")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    cases = [case for path in options.schemas for case in list(read(path))[: options.cases]]
     with tempfile.TemporaryDirectory() as folder:
         engine = random_engine(Path(folder), options.tokenizer, options.seed)
-        outcomes = run(engine, options)
-    report.save("closing", {"schemas": options.schemas.name, "vocabulary": engine.config.vocab_size, **outcomes})
+        outcomes = run(engine, cases, options)
+    report.save("closing", {"order": options.order, "vocabulary": engine.config.vocab_size, **outcomes})
+
+
+def read(path: Path) -> Iterator[Case]:
+    """The cases of a file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        yield Case(path.name, [ToolGrammar(tool["name"], tool["inputSchema"]) for tool in json.loads(text)])
+        return
+    for line in text.splitlines():
+        schema = json.loads(line)["schema"]
+        if tools := _tools(schema):
+            yield Case(path.name, tools)
+
+
+def _tools(schema: Any) -> list[ToolGrammar]:
+    """The calls a schema describes, or the one tool whose arguments it could be; [] where it is no object's."""
+    if not isinstance(schema, dict):
+        return []
+    calls = [_call(one) for one in schema.get("anyOf", [schema])]
+    known = [call for call in calls if call is not None]
+    if len(known) == len(calls):
+        return known
+    types = schema.get("type", "object")
+    return [ToolGrammar("tool", schema)] if types == "object" or (isinstance(types, list) and "object" in types) else []
+
+
+def _call(schema: Any) -> ToolGrammar | None:
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or properties.keys() != {"name", "arguments"}:
+        return None
+    name = properties["name"]
+    return ToolGrammar(name["const"], properties["arguments"]) if isinstance(name, dict) and "const" in name else None
 
 
 def random_engine(folder: Path, tokenizer: Path, seed: int) -> Engine:
@@ -68,44 +121,74 @@ def random_engine(folder: Path, tokenizer: Path, seed: int) -> Engine:
     return Engine.from_pretrained(folder, progress=False)
 
 
-def run(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
-    """Counts over all schemas and budgets, and the replies that failed."""
-    counts: Counter[str] = Counter()
+def run(engine: Engine, cases: list[Case], options: argparse.Namespace) -> dict[str, Any]:
+    """Counts over all cases and budgets, a row for each file, and the replies that failed."""
+    rows: dict[str, Counter[str]] = {}
     failures: list[str] = []
-    cases = [json.loads(line)["schema"] for line in options.schemas.read_text().splitlines()]
-    for schema in tqdm(cases, file=sys.stderr, disable=not sys.stderr.isatty()):
-        grammar = Grammar.tool_calls([_tool(one) for one in schema.get("anyOf", [schema])], mode="required")
-        assert engine.tokenizer is not None
-        shortest = grammar.start(engine.tokenizer, max_new_tokens=10**6).min_tokens
-        budgets = [shortest + extra for extra in range(options.every + 1)]
-        for budget in [*budgets, *(extra for extra in options.beyond if extra > budgets[-1])]:
-            with engine.session([1, 2, 3]) as session:
-                params = SamplingParams(max_new_tokens=budget, temperature=1.0, top_p=1.0, seed=options.seed + budget)
-                done = session.generate(params, grammar)
-            problem, calls = _check(done.text, schema) if done.finish_reason == "stop" else (done.finish_reason, 0)
-            counts.update(replies=1, calls=calls, tokens=len(done.ids), forced=done.forced_tokens, failed=bool(problem))
-            if problem:
-                failures.append(f"budget {budget}, shortest {shortest}: {problem}: {done.text[-200:]}")
-    return {**counts, "failures": failures[:5]}
+    assert engine.tokenizer is not None
+    for number, case in enumerate(tqdm(cases, file=sys.stderr, disable=not sys.stderr.isatty())):
+        counts = rows.setdefault(case.source, Counter())
+        grammar = Grammar.tool_calls(case.tools, mode="required", order=options.order)
+        judge = Judge(case, grammar)
+        counts.update(cases=1, tools=len(case.tools), enforced=sum(one.enforced for one in grammar.reports))
+        try:
+            shortest = grammar.start(engine.tokenizer, max_new_tokens=10**6).min_tokens
+        except BudgetError:
+            counts["cases without a known call"] += 1
+            continue
+        for budget in _budgets(shortest, Random(f"{options.seed}/{number}"), options):
+            params = SamplingParams(max_new_tokens=budget, temperature=1.0, top_p=1.0, seed=options.seed + budget)
+            prompts = [[1, 2, 3 + i] for i in range(options.replies)]
+            for done in engine.generate(prompts, params, grammar):
+                counts.update(replies=1, tokens=len(done.ids), forced=done.forced_tokens)
+                found = Counter(cut=1) if done.finish_reason != "stop" else judge.reply(done.text)
+                counts.update(found)
+                if found["cut"] or found["invalid, report empty"] or found["broken"]:
+                    failures.append(f"{case.source} {number}, budget {budget} of {shortest}: {done.text[-300:]}")
+    total = sum(rows.values(), Counter[str]())
+    return {"all": total, **rows, "failures": failures[:10]}
 
 
-def _tool(schema: dict[str, Any]) -> ToolGrammar:
-    properties = schema["properties"]
-    return ToolGrammar(properties["name"]["const"], properties["arguments"])
+def _budgets(shortest: int, random: Random, options: argparse.Namespace) -> list[int]:
+    near = [shortest + extra for extra in range(options.every + 1)]
+    beyond = range(shortest + options.every + 1, shortest + max(options.longest, options.every + 2))
+    return [*near, *(random.choice(beyond) for _ in range(options.beyond))]
 
 
-def _check(text: str, schema: dict[str, Any]) -> tuple[str, int]:
-    """What is wrong with a reply, and how many calls it makes."""
-    body = text.split("</think>", 1)[-1].lstrip("\n") if text.startswith("<think>") else text
-    if not (body.startswith(OPEN) and body.endswith(CLOSE)):
-        return "not closed", 0
-    lines = body[len(OPEN) : -len(CLOSE)].split("\n")
-    try:
-        for line in lines:
-            Draft202012Validator(schema).validate(json.loads(line))
-    except (ValueError, ValidationError) as error:
-        return str(error).splitlines()[0], len(lines)
-    return "", len(lines)
+class Judge:
+    """Reads a reply and validates its calls against the schemas that the tools came with."""
+
+    def __init__(self, case: Case, grammar: Grammar) -> None:
+        self.enforced = {one.name: one.enforced for one in grammar.reports}
+        self.validators: dict[str, Any] = {}
+        for tool in case.tools:
+            kind = validators.validator_for(tool.schema, default=Draft202012Validator)
+            self.validators[tool.name] = kind(tool.schema)
+
+    def reply(self, text: str) -> Counter[str]:
+        """Calls by what becomes of them; "broken" for a reply that holds no calls."""
+        body = text.split("</think>", 1)[-1].lstrip("\n") if text.startswith("<think>") else text
+        if not (body.startswith(OPEN) and body.endswith(CLOSE)):
+            return Counter(broken=1)
+        found: Counter[str] = Counter()
+        for line in body[len(OPEN) : -len(CLOSE)].split("\n"):
+            found["calls"] += 1
+            found[self._call(line)] += 1
+        return found
+
+    def _call(self, line: str) -> str:
+        try:
+            call = json.loads(line)
+            name, arguments = call["name"], call["arguments"]
+        except (ValueError, KeyError):
+            return "broken"
+        try:
+            valid = self.validators[name].is_valid(arguments)
+        except (Unresolvable, TypeError, ValueError, AttributeError):
+            return "beyond the validator"
+        if valid:
+            return "valid"
+        return "invalid, report empty" if self.enforced[name] else "invalid, reported"
 
 
 if __name__ == "__main__":
