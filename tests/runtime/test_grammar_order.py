@@ -308,9 +308,10 @@ def test_more_properties_than_bits_still_come_once_in_any_order() -> None:
     assert not constraint.try_accept(ord(","), 5000) and constraint.try_accept(ord("}"), 5000)
 
 
-def test_more_required_properties_than_bits_keep_their_order_and_are_listed() -> None:
-    names = [f"p{i}" for i in range(61)]
-    wide = CLOSED | {"properties": dict.fromkeys(names, INTEGER), "required": names}
+@pytest.mark.parametrize(("count", "required"), [(61, 61), (201, 1)])
+def test_objects_too_large_for_any_order_keep_their_own_and_are_listed(count: int, required: int) -> None:
+    names = [f"p{i}" for i in range(count)]
+    wide = CLOSED | {"properties": dict.fromkeys(names, INTEGER), "required": names[:required]}
     grammar = Grammar.from_json_schema(CLOSED | {"properties": {"wide": wide, "b": INTEGER}}, order="any")
     assert grammar.reports[0].in_order == ("/properties/wide",) and grammar.reports[0].enforced
     assert takes(grammar, dumped({"b": 1, "wide": dict.fromkeys(names, 1)}))

@@ -29,7 +29,7 @@ from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.keys import matches, other_key, pattern_key
 from m1runtime.grammar.keywords import Node, Schema, pointer
 from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, respelled
-from m1runtime.grammar.objects import MAX_PROPERTIES, AnyOrder, Property
+from m1runtime.grammar.objects import MAX_DECLARED, MAX_PROPERTIES, AnyOrder, Property
 from m1runtime.grammar.reach import Reach, compiles, reach
 from m1runtime.grammar.references import References, Unwritable, canonical, ordered_constants
 from m1runtime.grammar.writer import Value, json_text, json_value, literal, with_options
@@ -211,7 +211,7 @@ class _Writer:
         self.watched = self.watched or len(optional) > bits
         others = [*optional[bits:], *self._others(parts, path)]
         written = AnyOrder(required, optional[:bits], others, parts.least, parts.most)
-        if not written.writable:
+        if not written.writable or len(required) + len(optional) > MAX_DECLARED:
             raise _Ordered
         if not written.possible:
             return []

@@ -16,6 +16,8 @@ from m1runtime.grammar.writer import literal
 
 BITS = 64
 MAX_PROPERTIES = 60
+MAX_DECLARED = 200
+"""Beyond it, a search for an end among names that have no bit costs more than a pass of a model."""
 
 
 @dataclass(frozen=True, slots=True)
