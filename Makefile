@@ -12,7 +12,7 @@ help:
 	@echo "make lint    ruff and pyright only"
 	@echo "make servers the MCP servers that the tests talk to (make test does it too)"
 	@echo "make bench   every benchmark that runs without a GPU"
-	@echo "make bench-peers  the loop's overhead beside other frameworks, in an environment of their own"
+	@echo "make bench-peers  loop and grammars beside other frameworks and engines, in an environment of their own"
 	@echo "make gpu     tests and benchmarks on a CUDA device (uses \$$PY, an interpreter that has torch and triton)"
 
 $(BIN)/python:
@@ -75,6 +75,7 @@ $(PEERS)/installed: benchmarks/peers.txt
 
 bench-peers: $(VENV)/dev.installed $(PEERS)/installed
 	$(BIN)/python -m benchmarks.loop_overhead
+	$(BIN)/python -m benchmarks.grammar
 
 PY ?= python3
 GPU_PATH := $(CURDIR)/kernels:$(CURDIR)/runtime:$(CURDIR)/tools:$(CURDIR)

@@ -1,14 +1,21 @@
-"""Compile and mask times of tool grammars, against xgrammar on the same schemas and vocabulary.
+"""Compile and mask times of tool grammars beside their peers: `python -m benchmarks.grammar --schemas FILE`.
 
-Run with `python -m benchmarks.grammar`.
+A line of the file holds a `schema` and `tests`, of which the valid ones are replayed token by token. llguidance alone
+and xgrammar run in this process, outlines-core and lm-format-enforcer in the environment that `make bench-peers` makes.
+All run on one thread and are set up as their documentation advises; ours, llguidance and xgrammar write the separators
+`", "` and `": "`. Ours alone also proves at every step that the call can be ended within the budget of 512 tokens.
 
-The calls are the valid ones of the sample, fed token by token; both sides write the separators `", "` and `": "`. Times
-are CPU microseconds of one thread.
+*Compile* is a schema that was never seen, to its first mask, in a warm process. *Cold* is the first replay of a call,
+*warm* the second. `--tools` compiles that many tools of the file together.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,92 +25,213 @@ import torch
 
 import m1runtime
 from benchmarks import report
+from benchmarks.peers.grammars import SIDES, Case, Side, measure, quantiles
 from m1runtime import Grammar
+from m1runtime.grammar import ToolGrammar
 from m1runtime.tokenizer import Tokenizer
 
-SAMPLE = Path(__file__).parent.parent / "tests" / "data" / "bfcl-sample.jsonl"
-
-
-def main() -> None:
-    """Measures both sides on every schema of the sample."""
-    torch.set_num_threads(1)
-    tokenizer = Tokenizer.from_file(Path(m1runtime.__file__).parent / "nano")
-    cases = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
-    ours, peer = Ours(tokenizer), Peer(tokenizer)
-    figures: dict[str, Any] = {"schemas": len(cases), "vocabulary": tokenizer.vocab_size}
-    for name, side in (("m1runtime", ours), ("xgrammar", peer)):
-        compiles: list[float] = []
-        steps: list[float] = []
-        for case in cases:
-            texts = [json.dumps(t["data"], ensure_ascii=False) for t in case["tests"] if t["valid"]]
-            compiles.append(_microseconds(lambda s=side, c=case: s.compile(c["schema"])))
-            for text in texts:
-                steps += side.replay(case["schema"], tokenizer.encode(text, special=False))
-        figures[name] = {"compile µs": _quantiles(compiles), "mask and advance µs": _quantiles(steps)}
-    report.save("grammar", figures)
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "tests" / "data" / "bfcl-sample.jsonl"
+PEERS = ROOT / ".venv-peers" / "bin" / "python"
+BUDGET = 512
+WARM_UP = {"type": "object", "properties": {"warm": {"type": "string"}, "up": {"type": "integer"}}}
 
 
 class Ours:
-    """Our constraint, budget check included, at a budget of 512 tokens."""
+    """Our constraint, budget check included."""
+
+    package = "m1agent"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        Grammar.from_json_schema({"type": "string"}).start(tokenizer, max_new_tokens=64).mask()
+        self._tokenizer = tokenizer
 
-    def compile(self, schema: Any) -> None:
-        Grammar.from_json_schema(schema).start(self.tokenizer, max_new_tokens=512).mask()
+    def compile(self, schema: Any) -> Grammar:
+        return Grammar.from_json_schema(schema)
 
-    def replay(self, schema: Any, ids: list[int]) -> list[float]:
-        constraint = Grammar.from_json_schema(schema).start(self.tokenizer, max_new_tokens=512)
-        spent: list[float] = []
-        for i, token in enumerate(ids):
-            spent.append(_microseconds(constraint.mask))
-            began = time.thread_time()
-            accepted = constraint.try_accept(token, 511 - i)
-            spent[-1] += 1e6 * (time.thread_time() - began)
-            assert accepted, f"token {i} of a valid call refused"
-        return spent
+    def start(self, grammar: Grammar) -> list[Any]:
+        return [grammar.start(self._tokenizer, max_new_tokens=BUDGET), BUDGET]
+
+    def mask(self, state: list[Any]) -> None:
+        state[0].mask()
+
+    def advance(self, state: list[Any], token: int) -> bool:
+        state[1] -= 1
+        return state[0].try_accept(token, state[1])
+
+    def together(self, tools: list[tuple[str, Any]]) -> None:
+        grammar = Grammar.tool_calls([ToolGrammar(*tool) for tool in tools], mode="required", skip=("", ""))
+        grammar.start(self._tokenizer, max_new_tokens=BUDGET).mask()
 
 
-class Peer:
-    """xgrammar's matcher, without a budget check, which it does not have."""
+class LLGuidance:
+    """llguidance's own JSON Schema grammar and matcher."""
+
+    package = "llguidance"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        import llguidance.torch
+        from llguidance import LLMatcher
+
+        self._llg, self._matcher, self._fill = tokenizer.llg, LLMatcher, llguidance.torch.fill_next_token_bitmask
+        self._bitmask = llguidance.torch.allocate_token_bitmask(1, tokenizer.llg.vocab_size)
+        self._options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+    def compile(self, schema: Any) -> Any:
+        matcher = self._matcher(self._llg, self._matcher.grammar_from_json_schema(schema, overrides=self._options))
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        return matcher
+
+    def start(self, grammar: Any) -> Any:
+        return grammar.deep_copy()
+
+    def mask(self, state: Any) -> None:
+        self._fill(state, self._bitmask, 0)
+
+    def advance(self, state: Any, token: int) -> bool:
+        return state.consume_token(token)
+
+    def together(self, tools: list[tuple[str, Any]]) -> None:
+        self.mask(self.start(self.compile(_union(tools))))
+
+
+class XGrammar:
+    """xgrammar's compiler, its cache on as by default, and its matcher."""
+
+    package = "xgrammar"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         import xgrammar
 
-        self.xgrammar = xgrammar
-        info = xgrammar.TokenizerInfo(tokenizer.token_bytes, stop_token_ids=sorted(tokenizer.eos_ids))
-        self.compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
-        self.bitmask = xgrammar.allocate_token_bitmask(1, tokenizer.vocab_size)
+        self._xgrammar = xgrammar
+        kind, ends = xgrammar.VocabType.RAW, sorted(tokenizer.eos_ids)
+        info = xgrammar.TokenizerInfo(
+            tokenizer.token_bytes, vocab_type=kind, vocab_size=tokenizer.vocab_size, stop_token_ids=ends
+        )
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+        self._bitmask = xgrammar.allocate_token_bitmask(1, tokenizer.vocab_size)
 
     def compile(self, schema: Any) -> Any:
-        return self.compiler.compile_json_schema(json.dumps(schema), any_whitespace=False, separators=(", ", ": "))
+        return self._compiler.compile_json_schema(json.dumps(schema), any_whitespace=False, separators=(", ", ": "))
 
-    def replay(self, schema: Any, ids: list[int]) -> list[float]:
-        matcher = self.xgrammar.GrammarMatcher(self.compile(schema))
-        spent: list[float] = []
-        for token in ids:
-            began = time.thread_time()
-            matcher.fill_next_token_bitmask(self.bitmask)
-            accepted = matcher.accept_token(token)
-            spent.append(1e6 * (time.thread_time() - began))
-            if not accepted:
-                break
-        return spent
+    def start(self, grammar: Any) -> Any:
+        return self._xgrammar.GrammarMatcher(grammar)
 
+    def mask(self, state: Any) -> None:
+        state.fill_next_token_bitmask(self._bitmask)
 
-def _microseconds(work: Callable[[], object]) -> float:
-    began = time.thread_time()
-    work()
-    return 1e6 * (time.thread_time() - began)
+    def advance(self, state: Any, token: int) -> bool:
+        return state.accept_token(token)
+
+    def together(self, tools: list[tuple[str, Any]]) -> None:
+        self.mask(self.start(self.compile(_union(tools))))
 
 
-def _quantiles(values: list[float]) -> dict[str, float]:
-    ranked = sorted(values)
+def _union(tools: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {"anyOf": [_call(name, schema) for name, schema in tools]}
+
+
+def _call(name: str, schema: Any) -> dict[str, Any]:
+    properties = {"name": {"const": name}, "arguments": schema}
     return {
-        name: round(ranked[min(int(share * len(ranked)), len(ranked) - 1)], 1)
-        for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
-    }
+        "type": "object", "properties": properties, "required": ["name", "arguments"], "additionalProperties": False
+    }  # fmt: skip
+
+
+OWN: dict[str, Callable[[Tokenizer], Any]] = {"m1runtime": Ours, "llguidance": LLGuidance, "xgrammar": XGrammar}
+
+
+def main() -> None:
+    """Measures every engine that is there on the same calls, prints a table and saves the figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.grammar", description=__doc__)
+    parser.add_argument("--schemas", type=Path, default=SAMPLE)
+    parser.add_argument("--tokenizer", type=Path, default=Path(m1runtime.__file__).parent / "nano")
+    parser.add_argument("--tools", type=int, default=300, help="compiled together")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of CPU, for each engine")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.from_file(options.tokenizer)
+    rows = [json.loads(line) for line in options.schemas.read_text().splitlines()]
+    cases = _cases(rows, tokenizer)
+    tools = _tools(rows, options.tools)
+    figures: dict[str, Any] = {"schemas": options.schemas.name, "cases": len(cases), "vocabulary": tokenizer.vocab_size}
+    figures["calls"] = sum(len(case["calls"]) for case in cases)
+    for name, kind in OWN.items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        side = kind(tokenizer)
+        _warm(side, tokenizer)
+        figures[name] = measure(side, cases, options.seconds)
+        figures[name][f"{len(tools)} tools compiled together, ms"] = round(_together(side, tools), 1)
+    figures |= _peers(tokenizer, cases, options.seconds)
+    report.save("grammar", figures)
+    print(f"\n{_table({name: one for name, one in figures.items() if isinstance(one, dict)})}\n")
+
+
+def _cases(rows: list[dict[str, Any]], tokenizer: Tokenizer) -> list[Case]:
+    """Each schema once, with its valid calls."""
+    found: dict[str, Case] = {}
+    for row in rows:
+        texts = [json.dumps(test["data"], ensure_ascii=False) for test in row["tests"] if test["valid"]]
+        calls = [tokenizer.encode(text, special=False) for text in texts]
+        found.setdefault(json.dumps(row["schema"]), {"schema": row["schema"], "calls": []})["calls"] += calls
+    return list(found.values())
+
+
+def _tools(rows: list[dict[str, Any]], count: int) -> list[tuple[str, Any]]:
+    """Names and arguments of the file's tools, `count` at most; a name that comes again is numbered."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        for one in row["schema"].get("anyOf", [row["schema"]]):
+            name, schema = one["properties"]["name"]["const"], one["properties"]["arguments"]
+            found[name if name not in found else f"{name}_{len(found)}"] = schema
+    return list(found.items())[:count]
+
+
+def _warm(side: Side, tokenizer: Tokenizer) -> None:
+    state = side.start(side.compile(WARM_UP))
+    for token in tokenizer.encode('{"warm": "up", "up": 1}', special=False):
+        side.mask(state)
+        side.advance(state, token)
+
+
+def _together(side: Any, tools: list[tuple[str, Any]]) -> float:
+    began = time.process_time()
+    side.together(tools)
+    return 1e3 * (time.process_time() - began)
+
+
+def _peers(tokenizer: Tokenizer, cases: list[Case], seconds: float) -> dict[str, Any]:
+    if not PEERS.exists():
+        print("`make bench-peers` sets up the other peers.", file=sys.stderr)
+        return {}
+    special = sorted({*tokenizer.special_ids.values(), *tokenizer.eos_ids})
+    given = {"tokens": [raw.hex() for raw in tokenizer.token_bytes], "special": special, "cases": cases}
+    found: dict[str, Any] = {}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({**given, "eos": min(tokenizer.eos_ids)}, file)
+        file.flush()
+        for name in SIDES:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            run = [str(PEERS), "-W", "ignore", "-m", "benchmarks.peers.grammars", name, file.name, str(seconds)]
+            done = subprocess.run(run, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode == 0:
+                found[name] = json.loads(done.stdout)
+            else:
+                print(f"{name} is left out: it ended with {done.returncode}", file=sys.stderr)
+    return found
+
+
+def _table(figures: dict[str, dict[str, Any]]) -> str:
+    rows = list(dict.fromkeys(row for one in figures.values() for row in one))
+    width = max(map(len, rows))
+    lines = [" ".join([" " * width, *(f"{name:>34}" for name in figures)])]
+    for row in rows:
+        cells = [one.get(row, "-") for one in figures.values()]
+        texts = [
+            " / ".join(f"{value:g}" for value in cell.values()) if isinstance(cell, dict) else cell for cell in cells
+        ]
+        lines.append(" ".join([f"{row:{width}}", *(f"{text!s:>34}" for text in texts)]))
+    return "\n".join([*lines, f"quantiles: {', '.join(quantiles([0.0]))}"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,173 @@
+"""What is measured of each grammar engine, the same for all, and the two engines that live in the peers' environment.
+
+Run by `benchmarks/grammar.py` with a file of the vocabulary and the cases; prints the figures as JSON. It imports
+nothing of ours. A *case* is a schema and its valid calls as token ids. Times are CPU microseconds: of the process for
+compiling, which may use threads, and of the thread for masks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+Case = dict[str, Any]
+
+
+class Side(Protocol):
+    """An engine: `compile` makes the grammar of a schema, `start` the state of one generation."""
+
+    package: str
+
+    def compile(self, schema: Any) -> Any: ...
+    def start(self, grammar: Any) -> Any: ...
+    def mask(self, state: Any) -> None: ...
+    def advance(self, state: Any, token: int) -> bool: ...
+
+
+def measure(side: Side, cases: list[Case], seconds: float) -> dict[str, Any]:
+    """All figures of an engine; schemas that are not reached within `seconds` of CPU are left out and counted."""
+    compiles: list[float] = []
+    refused, unreached, failed = 0, 0, 0
+    steps: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": []}
+    began = time.process_time()
+    for case in cases:
+        if time.process_time() - began > seconds:
+            unreached += 1
+            continue
+        begun = time.process_time()
+        try:
+            grammar = side.compile(case["schema"])
+            side.mask(side.start(grammar))
+        except Exception as error:
+            print(f"{side.package} refuses a schema: {str(error)[:100]}", file=sys.stderr)
+            refused += 1
+            continue
+        compiles.append(1e6 * (time.process_time() - begun))
+        for kind, spent in steps.items():
+            for call in case["calls"]:
+                failed += not _replay(side, grammar, call, spent) and kind == "cold"
+    figures: dict[str, Any] = {"version": metadata.version(side.package), "compiled": len(compiles)}
+    figures |= {"refused": refused, "not reached": unreached, "valid calls refused": failed}
+    figures["compile to first mask µs"] = quantiles(compiles)
+    for kind, spent in steps.items():
+        figures[f"mask µs, {kind}"] = quantiles([mask for mask, _ in spent])
+        figures[f"advance µs, {kind}"] = quantiles([advance for _, advance in spent])
+        figures[f"mask and advance µs, {kind}"] = quantiles([sum(both) for both in spent])
+    return figures
+
+
+def _replay(side: Side, grammar: Any, call: list[int], spent: list[tuple[float, float]]) -> bool:
+    state = side.start(grammar)
+    for token in call:
+        began = time.thread_time_ns()
+        side.mask(state)
+        middle = time.thread_time_ns()
+        try:
+            accepted = side.advance(state, token)
+        except Exception:
+            return False
+        spent.append(((middle - began) / 1e3, (time.thread_time_ns() - middle) / 1e3))
+        if not accepted:
+            return False
+    return True
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """p50, p90, p99 and the largest."""
+    if not values:
+        return {}
+    ranked = sorted(values)
+    found = {name: ranked[min(int(share * len(ranked)), len(ranked) - 1)] for name, share in QUANTILES}
+    return {name: round(value, 2) for name, value in (found | {"max": ranked[-1]}).items()}
+
+
+class OutlinesCore:
+    """A regular expression of the schema, indexed over the vocabulary, as its README does it."""
+
+    package = "outlines_core"
+
+    def __init__(self, token_bytes: list[bytes], special: set[int], eos: int) -> None:
+        from outlines_core import Guide, Index, Vocabulary
+        from outlines_core.json_schema import build_regex_from_schema
+
+        self._guide, self._index, self._regex = Guide, Index, build_regex_from_schema
+        ids: dict[bytes, list[int]] = {}
+        for i, raw in enumerate(token_bytes):
+            if raw and i not in special:
+                ids.setdefault(raw, []).append(i)
+        self._vocabulary = Vocabulary(eos, ids)
+        self._words = (len(token_bytes) + 31) // 32
+        self._mask = bytearray(4 * self._words)
+
+    def compile(self, schema: Any) -> Any:
+        return self._index(self._regex(json.dumps(schema)), self._vocabulary)
+
+    def start(self, grammar: Any) -> Any:
+        return self._guide(grammar)
+
+    def mask(self, state: Any) -> None:
+        import ctypes
+
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._mask))
+        state.write_mask_into(address, self._words, 4)
+
+    def advance(self, state: Any, token: int) -> bool:
+        state.advance(token, return_tokens=False)
+        return True
+
+
+class FormatEnforcer:
+    """lm-format-enforcer's token enforcer over a character parser, as its own integrations use it."""
+
+    package = "lm-format-enforcer"
+
+    def __init__(self, token_bytes: list[bytes], special: set[int], eos: int) -> None:
+        import lmformatenforcer as enforcer
+
+        def decode(ids: list[int]) -> str:
+            return b"".join(token_bytes[i] for i in ids).decode("utf-8", "replace")
+
+        regular = [(i, decode([i]), raw.startswith(b" ")) for i, raw in enumerate(token_bytes) if i not in special]
+        known = [token for token in regular if token[1] and "\ufffd" not in token[1]]
+        kind = enforcer.tokenenforcer.TokenEnforcerTokenizerData
+        self._data = kind(known, decode, eos, False, len(token_bytes))
+        self._enforcer = enforcer
+
+    def compile(self, schema: Any) -> Any:
+        return schema
+
+    def start(self, grammar: Any) -> Any:
+        parser = self._enforcer.JsonSchemaParser(grammar)
+        return self._enforcer.TokenEnforcer(self._data, parser), list[int]()
+
+    def mask(self, state: Any) -> None:
+        enforcer, written = state
+        self._allowed = enforcer.get_allowed_tokens(written)
+
+    def advance(self, state: Any, token: int) -> bool:
+        state[1].append(token)
+        return self._allowed.is_token_allowed(token)
+
+
+SIDES: dict[str, Callable[[list[bytes], set[int], int], Side]] = {
+    "outlines-core": OutlinesCore,
+    "lm-format-enforcer": FormatEnforcer,
+}
+
+
+def main() -> None:
+    """`python -m benchmarks.peers.grammars SIDE FILE SECONDS`."""
+    given = json.loads(Path(sys.argv[2]).read_text())
+    token_bytes = [bytes.fromhex(token) for token in given["tokens"]]
+    side = SIDES[sys.argv[1]](token_bytes, set(given["special"]), given["eos"])
+    print(json.dumps(measure(side, given["cases"], float(sys.argv[3]))))
+
+
+if __name__ == "__main__":
+    main()
