@@ -196,10 +196,11 @@ class Drafter:
 
 
 class _Table:
-    """The bytes of a tokenizer's tokens, and how many they are."""
+    """The bytes of a tokenizer's tokens, the first of each, and how many they are."""
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
         self._bytes = token_bytes
+        self._firsts = np.array([raw[0] if raw else -1 for raw in token_bytes])
         self._lengths = np.array([len(raw) for raw in token_bytes])
 
     def nested(self, mask: Tensor) -> list[int]:
@@ -208,6 +209,8 @@ class _Table:
         if not 0 < int(np.bitwise_count(allowed.view(np.uint32)).sum()) <= FEW:
             return []
         ids = np.flatnonzero(np.unpackbits(allowed.view(np.uint8), bitorder="little"))
+        if (self._firsts[ids] != self._firsts[ids[0]]).any():
+            return []
         ranked = [int(i) for i in ids[self._lengths[ids].argsort(kind="stable")]]
         starts = [self._bytes[token] for token in ranked]
         parted = (n for n, start in enumerate(starts) if not all(one.startswith(start) for one in starts[n + 1 :]))
