@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from m1kernels.sample import apply_repetition_penalty, sample
+from m1kernels.sample import apply_mask, apply_repetition_penalty, sample
 from m1runtime.errors import GenerationError, SessionError
 from m1runtime.executor import Executor
 from m1runtime.rules import Rules
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from m1runtime.grammar.drafts import Drafter, Step
 
 _UNLIKELY = -1e30
+CALLING = 0.01
+"""A model that gives less than this to all beginnings of calls together means to answer. Of two unlikely beginnings the
+mask would else choose one by chance: a model that was never taught to answer in JSON would call tools for ever."""
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -189,7 +192,7 @@ class Generation:
         logits = self._adjusted(logits[None])
         if step is not None:
             self.constraint = step.before
-        mask = self._mask(logits.shape[-1], step)
+        mask = self._mask(logits, step)
         if mask is not None:
             # Where the grammar leaves only tokens that were never trained, one of them must still be chosen.
             logits = logits.clamp(min=_UNLIKELY)
@@ -229,13 +232,22 @@ class Generation:
                 self._random.manual_seed(self.params.seed)
         return logits
 
-    def _mask(self, vocab: int, step: Step | None) -> Tensor | None:
+    def _mask(self, logits: Tensor, step: Step | None) -> Tensor | None:
         mask = step.mask if step is not None else self.constraint.mask() if self.constraint is not None else None
-        if mask is None:
+        if mask is None or self.constraint is None:
             return None
-        words = -(-vocab // 32)
-        # The tokenizer may know fewer tokens than the model has rows: the rest stay forbidden.
-        return torch.nn.functional.pad(mask, (0, words - mask.shape[-1])).view(1, words)
+        answering = self.constraint.answering(mask)
+        allowed = _padded(mask, logits)
+        if answering is None:
+            return allowed
+        calling = apply_mask(logits.softmax(-1), _padded(mask & ~answering, logits)).clamp(min=0).sum()
+        return allowed if calling >= CALLING else _padded(answering, logits)
+
+
+def _padded(mask: Tensor, logits: Tensor) -> Tensor:
+    """The mask over the model's rows: the tokenizer may know fewer tokens, and the rest stay forbidden."""
+    words = -(-logits.shape[-1] // 32)
+    return torch.nn.functional.pad(mask, (0, words - mask.shape[-1])).view(1, words)
 
 
 class Stream(Iterator[Chunk]):

@@ -31,6 +31,10 @@ class Constraint(Protocol):
         """Allowed tokens as int32 [ceil(V/32)] on the CPU, LSB first; None allows all."""
         ...
 
+    def answering(self, mask: Tensor) -> Tensor | None:
+        """Those of the allowed tokens that an answer may go on with, where calls are open beside it; else None."""
+        ...
+
     def try_accept(self, token: int, remaining: int) -> bool:
         """Advances by a token with `remaining` more to come at most; False refuses it and changes nothing."""
         ...

@@ -58,7 +58,7 @@ def tag(schema: dict[str, Any], name: str = "tag") -> Tool:
 def test_a_random_model_calls_or_answers_and_is_never_asked_twice(folder: Path, thinking: int | None) -> None:
     model, kinds = LocalModel(folder, max_tokens=80), set[str]()
     limits = Limits(steps=1, thinking=thinking)
-    for seed in range(30):
+    for seed in range(12):
         agent = Agent(model, tools=[paint], output=Verdict, settings=Settings(seed=seed), limits=limits)
         result = agent.run_sync("Well?")
         reply = result.messages[1]
@@ -71,7 +71,19 @@ def test_a_random_model_calls_or_answers_and_is_never_asked_twice(folder: Path, 
             kinds.add("answer")
             assert isinstance(result.output, Verdict) and result.stop == "done" and len(result.messages) == 2
         asyncio.run(result.conversation.aclose())
-    assert {"calls", "answer"} <= kinds
+    assert "answer" in kinds
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_what_the_model_means_decides_between_calls_and_an_answer(tmp_path: Path, chain: Chain, thinks: bool) -> None:
+    """It was never taught to answer in JSON: "ok" is what it says where it means to answer."""
+    first = "</think>\n" if thinks else BEGUN
+    for name, said in {"answers": ["ok"], "calls": ["ok", "<tool_calls>\n"]}.items():
+        model = LocalModel(chain(tmp_path / name, {BEGUN: ["<think>\n"], first: said}), max_tokens=99)
+        limits = Limits(steps=1, thinking=3)
+        agent = Agent(model, tools=[paint], output=Verdict, settings=Settings(temperature=0), limits=limits)
+        result = agent.run_sync("Well?")
+        assert (len(result.calls) > 0, isinstance(result.output, Verdict)) == (name == "calls", name == "answers")
 
 
 @pytest.mark.parametrize("bound", [0, 1, 20])

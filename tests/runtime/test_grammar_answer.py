@@ -154,6 +154,32 @@ def written(grammar: Grammar, known: Tokenizer, budget: int, rng: random.Random)
     return known.decode(ids)
 
 
+@pytest.mark.parametrize("before", ["", THOUGHT, THOUGHT + "\n", "<think>\n</think>"])
+def test_while_both_are_open_the_constraint_tells_the_answer_apart(before: str) -> None:
+    known = nano()
+    for reply, brackets in ((CALL, "<"), (GIVEN, "{")):
+        constraint, left = Grammar.tool_calls([FIND], answer=ANSWER).start(known, max_new_tokens=BUDGET), BUDGET
+        for token in known.encode(before, special=False):
+            left -= 1
+            assert constraint.try_accept(token, left)
+        mask = constraint.mask()
+        assert mask is not None
+        narrow = constraint.answering(mask)
+        assert narrow is not None and bool((mask & ~narrow).any()) and not bool((narrow & ~mask).any())
+        (first, *rest) = known.encode(reply, special=False)
+        assert known.decode([first]).startswith(brackets)
+        assert bool(int(narrow[first // 32]) >> (first % 32) & 1) == (brackets == "{")
+        for token in (first, *rest):
+            left -= 1
+            assert constraint.try_accept(token, left)
+            after = constraint.mask()
+            assert after is not None and constraint.answering(after) is None
+    for other in (Grammar.tool_calls([FIND], mode="required"), Grammar.tool_calls([], answer=ANSWER)):
+        constraint = other.start(known, max_new_tokens=BUDGET)
+        mask = constraint.mask()
+        assert mask is not None and constraint.answering(mask) is None
+
+
 def test_an_answer_nobody_can_compile_is_reported_and_left_to_validation() -> None:
     deep: dict[str, Any] = {"type": "integer"}
     for _ in range(200):

@@ -59,6 +59,7 @@ class Grammar:
     _text: Text | _Calls
     reports: list[ToolSchemaReport]
     _after: After | None = None
+    _answer: Grammar | None = None
 
     @classmethod
     def from_json_schema(
@@ -145,7 +146,10 @@ class Grammar:
         around = (skip[0].encode(), skip[1].encode())
         free = mode == "auto" and value is None
         calls = _Calls(whole(""), whole(trigger), whole(trigger, newlines=True), trigger.encode(), around, free)
-        return cls(calls, [schema.report for schema in kinds])
+        alone = None
+        if tools and answer is not None:
+            alone = cls.tool_calls((), trigger=trigger, end=end, skip=skip, answer=answer, order=order)
+        return cls(calls, [schema.report for schema in kinds], _answer=alone)
 
     def after(self, tokens: Sequence[int], *, lead: bytes = b"", failed: bytes = b"") -> Grammar:
         """The same text once `tokens` of it stand: `start` gives the constraint of what follows them.
@@ -166,7 +170,10 @@ class Grammar:
             raise BudgetError(max_new_tokens, None)
         if self._after is not None:
             return resumed(known, state, self._after, max_new_tokens)
-        return Constraint(known, state, max_new_tokens)
+        answer = self._answer._first(known, programs(tokenizer)) if self._answer is not None else None
+        if answer is not None and answer.min_tokens > max_new_tokens:
+            answer = None
+        return Constraint(known, state, max_new_tokens, answer)
 
     def _first(self, known: Vocabulary, compiled: Programs) -> State | None:
         calls = self._text

@@ -215,10 +215,12 @@ class Constraint:
     the tokens that are left.
     """
 
-    __slots__ = ("_remaining", "_state", "_vocabulary")
+    __slots__ = ("_answer", "_remaining", "_state", "_vocabulary")
 
-    def __init__(self, vocabulary: Vocabulary, state: State, remaining: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, state: State, remaining: int, answer: State | None = None) -> None:
+        """`answer`: the same place in a text that may only be an answer, where calls may come instead."""
         self._vocabulary, self._state, self._remaining = vocabulary, state, remaining
+        self._answer = answer
         if state.min_tokens > remaining and self.min_tokens > remaining:
             raise BudgetError(remaining, self.min_tokens)
 
@@ -227,6 +229,18 @@ class Constraint:
         if self._known >= self._remaining:
             self._state = self._state.refined()
         return self._state.mask(self._remaining)
+
+    def answering(self, mask: Tensor) -> Tensor | None:
+        """Those tokens of the present mask that an answer may go on with; None where calls are no longer open beside
+        it, or not yet.
+        """
+        if self._answer is None or isinstance(self._state, Thinking):
+            return None
+        narrow = self._answer.mask(self._remaining)
+        if narrow is None or mask.equal(narrow):
+            self._answer = None
+            return None
+        return narrow
 
     def try_accept(self, token: int, remaining: int) -> bool:
         """Takes `token` if the grammar allows it and `remaining` tokens, those after it, can complete the text.
@@ -237,6 +251,8 @@ class Constraint:
         if after is None:
             return False
         self._state, self._remaining = after, remaining
+        if self._answer is not None:
+            self._answer = self._answer.accept(token, remaining)
         return True
 
     def forced(self, remaining: int) -> list[int]:
@@ -245,6 +261,7 @@ class Constraint:
         if step is None:
             return []
         tokens, self._state = step
+        self._answer = None
         self._remaining = remaining - len(tokens)
         return list(tokens)
 
