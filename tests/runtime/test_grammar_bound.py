@@ -9,7 +9,8 @@ import pytest
 
 from m1runtime.grammar import Grammar, ToolGrammar
 from m1runtime.grammar.bound import bound
-from m1runtime.grammar.guided import Text, programs
+from m1runtime.grammar.guided import Text
+from m1runtime.grammar.inside import programs
 from m1runtime.grammar.vocabulary import byte_tokenizer
 
 

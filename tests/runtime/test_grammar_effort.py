@@ -107,7 +107,7 @@ def test_a_call_too_long_for_any_budget_is_freed() -> None:
 
 
 def test_tools_too_large_together_are_freed_by_size_and_the_small_kept() -> None:
-    wide = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(900)}}
+    wide = {"type": "object", "properties": {f"p{i}": {"type": "string", "minLength": 1} for i in range(900)}}
     small = required({"x": {"type": "integer"}})
     tools = [ToolGrammar("small", small), *(ToolGrammar(f"t{i}", wide) for i in range(12))]
     reports = Grammar.tool_calls(tools, mode="required").reports

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from m1runtime.errors import GenerationError, SchemaError
-from m1runtime.grammar.guided import Guided
+from m1runtime.grammar.inside import Inside
 from m1runtime.grammar.matcher import Constraint, State
 from m1runtime.grammar.vocabulary import Vocabulary
 
@@ -32,7 +32,7 @@ class Rewriting:
     __slots__ = ("barred", "inner", "lead", "text", "vocabulary")
     done = False
 
-    def __init__(self, inner: Guided, lead: bytes, barred: tuple[bytes, ...], text: bytes = b"") -> None:
+    def __init__(self, inner: Inside, lead: bytes, barred: tuple[bytes, ...], text: bytes = b"") -> None:
         """`barred` texts begin with `lead`; `text` is what was written since."""
         self.vocabulary = inner.program.vocabulary
         self.inner, self.lead, self.barred, self.text = inner, lead, barred, text
@@ -47,7 +47,7 @@ class Rewriting:
         mask, missing = self.inner.mask(remaining), self.lead[len(self.text) :]
         return mask & self.vocabulary.beginnings(missing) if missing else mask
 
-    def accept(self, token: int, remaining: int) -> Rewriting | Guided | None:
+    def accept(self, token: int, remaining: int) -> Rewriting | Inside | None:
         """Still on the way of what is barred, or past it, or None."""
         text = self.text + self.vocabulary.bytes_of(token)
         length = min(len(text), len(self.lead))
@@ -77,37 +77,31 @@ def resumed(vocabulary: Vocabulary, state: State, after: After, max_new_tokens: 
         state = taken
     if not after.failed:
         return Constraint(vocabulary, state.refined(), max_new_tokens)
-    if not isinstance(state, Guided):
+    if not isinstance(state, Inside):
         raise SchemaError("no value can have failed here: the text is not inside the grammar")
     return Constraint(
         vocabulary, Rewriting(state, after.lead, _barred(state, after.lead, after.failed)), max_new_tokens
     )
 
 
-def _barred(state: Guided, lead: bytes, failed: bytes) -> tuple[bytes, ...]:
+def _barred(state: Inside, lead: bytes, failed: bytes) -> tuple[bytes, ...]:
     """Beginnings that lead to the failed value alone: up to the last byte in whose place there is another.
 
     A number ends only where something else begins, and might go on instead.
     """
-    matcher = state.caught_up().bytes_matcher
-    assert matcher is not None
-    matcher = matcher.deep_copy()
-    matcher.consume_tokens(list(lead))
+    reader = state.reader()
+    for byte in lead:
+        reader.take(byte)
     last = 0
     for length, byte in enumerate(failed, start=1):
-        if _allowed(matcher.compute_bitmask()) - {byte}:
+        if reader.allowed - {byte}:
             last = length
-        if not matcher.consume_token(byte):
+        if not reader.take(byte):
             raise SchemaError("the grammar does not take the value that is said to have failed")
     if failed[-1] in _NUMBER:
-        follow = _allowed(matcher.compute_bitmask())
+        follow = reader.allowed
         if follow & _NUMBER:
             return tuple(lead + failed + bytes((byte,)) for byte in sorted(follow - _NUMBER))
     if not last:
         raise GenerationError(f"no other value than {failed.decode(errors='replace')} may stand here")
     return (lead + failed[:last],)
-
-
-def _allowed(bitmask: bytes) -> frozenset[int]:
-    bits = int.from_bytes(bitmask[:32], "little")
-    return frozenset(byte for byte in range(256) if bits >> byte & 1)

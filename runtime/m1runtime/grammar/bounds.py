@@ -7,7 +7,8 @@ from m1runtime.grammar.plain import Integer
 
 def fits(node: Integer, text: bytes) -> bool:
     """Whether the integer may end here. A negative zero is none."""
-    if text in (b"", b"-", b"-0"):
+    digits = text.removeprefix(b"-")
+    if not digits or text == b"-0" or (len(digits) > 1 and digits.startswith(b"0")):
         return False
     value = int(text)
     return (node.low is None or value >= node.low) and (node.high is None or value <= node.high)

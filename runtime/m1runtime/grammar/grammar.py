@@ -12,13 +12,17 @@ from llguidance import LLMatcher
 from m1runtime.errors import BudgetError, SchemaError
 from m1runtime.grammar import writer
 from m1runtime.grammar.again import After, resumed
-from m1runtime.grammar.guided import Programs, Text, programs
+from m1runtime.grammar.calls import calls_plan
+from m1runtime.grammar.guided import Text
+from m1runtime.grammar.inside import Programs, programs
 from m1runtime.grammar.keywords import Schema
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
+from m1runtime.grammar.plain import Node, tree
 from m1runtime.grammar.reach import unusable
 from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced
 from m1runtime.grammar.schema import Order, compile_schema, free_object, refusal
 from m1runtime.grammar.size import MAX_WEIGHT, weight
+from m1runtime.grammar.table import Plan
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
 from m1runtime.grammar.writer import call_prefix
 
@@ -41,9 +45,9 @@ class _Calls:
     `free`: unmasked text may come before the trigger.
     """
 
-    body: Text
-    direct: Text
-    after_thinking: Text
+    body: Text | Plan
+    direct: Text | Plan
+    after_thinking: Text | Plan
     trigger: bytes
     skip: tuple[bytes, bytes]
     free: bool
@@ -116,6 +120,25 @@ class Grammar:
         answer where calls are required, two tools of one name, or max_calls < 1.
         """
         _check_tools(tools, max_calls, mode, answer)
+        around = (skip[0].encode(), skip[1].encode())
+        plain = _plain(tools) if answer is None else None
+        if plain is not None:
+
+            def plan(before: str, *, newlines: bool = False) -> Plan:
+                return calls_plan(
+                    plain,
+                    before=before,
+                    end=end,
+                    separators=SEPARATORS,
+                    max_calls=max_calls if parallel else 1,
+                    leading_newlines=newlines,
+                    any_order=order == "any",
+                )
+
+            known = _Calls(
+                plan(""), plan(trigger), plan(trigger, newlines=True), trigger.encode(), around, mode == "auto"
+            )
+            return cls(known, [ToolSchemaReport(tool.name) for tool in tools])
         compiled = [_compile_tool(tool, order) for tool in tools]
         value = None if answer is None else _compile_answer(answer, order)
         limit = max_calls if parallel else 1
@@ -143,7 +166,6 @@ class Grammar:
             closing = text(before, newlines=newlines, closing=True) if order == "any" else None
             return Text(text(before, newlines=newlines), True, names, shortest, bound, closing)
 
-        around = (skip[0].encode(), skip[1].encode())
         free = mode == "auto" and value is None
         calls = _Calls(whole(""), whole(trigger), whole(trigger, newlines=True), trigger.encode(), around, free)
         alone = None
@@ -189,6 +211,17 @@ class Grammar:
         if direct is None or after is None:
             return None
         return Opening(direct, after, Scanner(b"", opening, closing, inside=True))
+
+
+def _plain(tools: Sequence[ToolGrammar]) -> list[tuple[str, str, Node]] | None:
+    """Name, schema as JSON and tree of each tool; None if one of them is not plain."""
+    known: list[tuple[str, str, Node]] = []
+    for tool in tools:
+        text, found = tree(tool.schema, separators=SEPARATORS)
+        if found is None:
+            return None
+        known.append((tool.name, text, found))
+    return known
 
 
 def _shortest(

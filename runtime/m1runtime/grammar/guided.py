@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from threading import Lock
-from weakref import WeakKeyDictionary
 
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -14,14 +12,14 @@ from torch import Tensor
 
 from m1runtime.errors import SchemaError
 from m1runtime.grammar.closing import Completion, complete_fast, complete_shortest
+from m1runtime.grammar.path import Path
 from m1runtime.grammar.shape import QUOTE, Shape
-from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, byte_tokenizer, vocabulary
+from m1runtime.grammar.vocabulary import Vocabulary, byte_tokenizer
 
 UNBOUNDED = 1 << 30
 LIMITS = LLParserLimits(max_items_in_row=20_000, step_max_items=400_000)
 """The defaults refuse 600 tools, or one of 600 optional arguments."""
 ROOM = 64
-PROGRAMS = 128
 MASKS = 256
 EARLY = 512
 """A mask is remembered by the bytes before it, up to MASKS masks and EARLY bytes: agents begin their calls alike."""
@@ -112,42 +110,21 @@ class Program:
         return None if path is None else replace(first, bytes_matcher=None, path=path)
 
 
-class Programs:
-    """The programs of one vocabulary, shared by all grammars; those used last are kept."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._programs: OrderedDict[Text, Program] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, text: Text) -> Program:
-        """The program of a grammar text. Raises SchemaError."""
-        with self._lock:
-            found = self._programs.get(text)
-            if found is None:
-                found = self._programs[text] = Program(self._vocabulary, text)
-            self._programs.move_to_end(text)
-            while len(self._programs) > PROGRAMS:
-                self._programs.popitem(last=False)
-        return found
-
-
-_programs: WeakKeyDictionary[TokenizerLike, Programs] = WeakKeyDictionary()
-
-
-def programs(tokenizer: TokenizerLike) -> Programs:
-    """The programs for `tokenizer`, kept for its lifetime."""
-    found = _programs.get(tokenizer)
-    return found if found is not None else _programs.setdefault(tokenizer, Programs(vocabulary(tokenizer)))
-
-
 @dataclass(frozen=True, slots=True)
-class Path:
-    """A known completion: its tokens including eos, its bytes, and whether nothing shorter exists."""
+class MatcherBytes:
+    """A grammar read byte by byte."""
 
-    tokens: tuple[int, ...]
-    text: bytes
-    shortest: bool
+    matcher: LLMatcher
+
+    @property
+    def allowed(self) -> frozenset[int]:
+        """The bytes that may follow."""
+        bits = int.from_bytes(self.matcher.compute_bitmask()[:32], "little")
+        return frozenset(byte for byte in range(256) if bits >> byte & 1)
+
+    def take(self, byte: int) -> bool:
+        """Reads a byte; False where it may not follow."""
+        return self.matcher.consume_token(byte)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +330,12 @@ class Guided:
             return None
         repeated = self.program.names and self.caught_up_shape().shape.feed(text).repeated
         return None if repeated else Path(tokens, text, shortest)
+
+    def reader(self) -> MatcherBytes:
+        """Reads on from here byte by byte."""
+        matcher = self.caught_up().bytes_matcher
+        assert matcher is not None
+        return MatcherBytes(matcher.deep_copy())
 
     def caught_up_shape(self) -> Guided:
         """Itself with the shape at the same place."""

@@ -9,7 +9,9 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from m1runtime.errors import BudgetError
-from m1runtime.grammar.guided import Guided, Program
+from m1runtime.grammar.guided import Program
+from m1runtime.grammar.inside import Inside
+from m1runtime.grammar.table import Table
 from m1runtime.grammar.vocabulary import Vocabulary
 
 AnyState = TypeVar("AnyState", "Thinking", "Opening")
@@ -57,7 +59,9 @@ class FreeText:
     __slots__ = ("calls", "ended", "scanner", "vocabulary")
     min_tokens = 0
 
-    def __init__(self, vocabulary: Vocabulary, calls: Program, scanner: Scanner, *, ended: bool = False) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, calls: Program | Table, scanner: Scanner, *, ended: bool = False
+    ) -> None:
         self.vocabulary, self.calls, self.scanner, self.ended = vocabulary, calls, scanner, ended
 
     @property
@@ -69,7 +73,7 @@ class FreeText:
         """None: anything may follow."""
         return self.vocabulary.eos_mask.clone() if self.ended else None
 
-    def accept(self, token: int, remaining: int) -> FreeText | Guided | None:
+    def accept(self, token: int, remaining: int) -> FreeText | Inside | None:
         """Free text, the calls that its trigger began, or None if those cannot be closed within the budget."""
         if self.ended:
             return None
@@ -92,7 +96,7 @@ class Thinking:
     __slots__ = ("_tokens_anew", "calls", "path", "scanner", "vocabulary")
     done = False
 
-    def __init__(self, calls: Guided, scanner: Scanner) -> None:
+    def __init__(self, calls: Inside, scanner: Scanner) -> None:
         self.vocabulary, self.calls, self.scanner = calls.program.vocabulary, calls, scanner
         written = _overlap(scanner.tail, scanner.closing)
         anew, continued = (self.vocabulary.closing(scanner.closing[n:] + calls.known.text) for n in (0, written))
@@ -110,7 +114,7 @@ class Thinking:
             return self.vocabulary.mask_of(self.path[:1])
         return self.vocabulary.text_mask.clone()
 
-    def accept(self, token: int, remaining: int) -> Thinking | Guided | None:
+    def accept(self, token: int, remaining: int) -> Thinking | Inside | None:
         """Still thinking, the calls after it, or None."""
         if token in self.vocabulary.eos_ids:
             return None
@@ -138,7 +142,7 @@ class Opening:
     __slots__ = ("after", "calls", "scanner", "text", "vocabulary")
     done = False
 
-    def __init__(self, calls: Guided | None, after: Guided, scanner: Scanner, text: bytes = b"") -> None:
+    def __init__(self, calls: Inside | None, after: Inside, scanner: Scanner, text: bytes = b"") -> None:
         self.vocabulary = after.program.vocabulary
         self.calls, self.after, self.scanner, self.text = calls, after, scanner, text
 
@@ -161,7 +165,7 @@ class Opening:
         mask = self.vocabulary.beginnings(self.scanner.opening[len(self.text) :])
         return mask.clone() if self.calls is None else mask | self.calls.mask(1 << 30)
 
-    def accept(self, token: int, remaining: int) -> Opening | Thinking | Guided | None:
+    def accept(self, token: int, remaining: int) -> Opening | Thinking | Inside | None:
         """Still undecided, thinking, the calls, or None."""
         if token in self.vocabulary.eos_ids:
             return None
@@ -182,7 +186,7 @@ class Opening:
             return Opening(self.calls.refined(), self.after, self.scanner, self.text)
         return Opening(None, self.after.refined(), self.scanner, self.text)
 
-    def _think(self, written: bytes, remaining: int) -> Thinking | Guided | None:
+    def _think(self, written: bytes, remaining: int) -> Thinking | Inside | None:
         scanner, rest = self.scanner.scan(written)
         if rest is not None:
             return self.after.feed(rest, remaining)
@@ -257,7 +261,7 @@ class Constraint:
 
     def forced(self, remaining: int) -> list[int]:
         """The canonical tokens that can only follow, already taken; at most `remaining`, [] if there are none."""
-        step = self._state.forced(remaining) if isinstance(self._state, Guided) else None
+        step = self._state.forced(remaining) if isinstance(self._state, Inside) else None
         if step is None:
             return []
         tokens, self._state = step
@@ -280,7 +284,7 @@ class Constraint:
     def _known(self) -> int:
         """Tokens of the completion at hand; 0 if none was needed."""
         state = self._state
-        return state.min_tokens if not isinstance(state, Guided) or state.path is not None else 0
+        return state.min_tokens if not isinstance(state, Inside) or state.path is not None else 0
 
     def fork(self) -> Constraint:
         """An independent copy for the same thread; states are immutable, so nothing is duplicated."""

@@ -7,7 +7,7 @@ definitions without recursion. What else there is (patterns, lengths, open objec
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -287,12 +287,20 @@ def json_text(value: Any) -> bytes:
     return text.replace("\x7f", "\\u007f").encode()
 
 
-def plain_tools(tools: Mapping[str, object], separators: tuple[str, str]) -> dict[str, Node] | None:
-    """The trees of all tools, or None if one is not plain."""
-    trees: dict[str, Node] = {}
-    for name, schema in tools.items():
-        tree = read(schema, separators=separators, tool=True)
-        if tree is None:
-            return None
-        trees[name] = tree
-    return trees
+_KEPT = 1024
+_trees: dict[tuple[str, tuple[str, str]], Node | None] = {}
+
+
+def tree(schema: object, *, separators: tuple[str, str]) -> tuple[str, Node | None]:
+    """A tool's schema as JSON, and its tree if it is plain; some are kept."""
+    try:
+        text = json.dumps(schema)
+    except (TypeError, ValueError, RecursionError):
+        return "", None
+    key = (text, separators)
+    found = _trees.get(key, NEVER)
+    if found is NEVER:
+        found = _trees[key] = read(schema, separators=separators, tool=True)
+        if len(_trees) > _KEPT:
+            _trees.clear()
+    return text, found

@@ -187,6 +187,26 @@ class Table:
         return Path(tuple(reversed(tokens)), text, True)
 
 
+class PlaceBytes:
+    """A plain grammar read byte by byte."""
+
+    __slots__ = ("_place",)
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    @property
+    def allowed(self) -> frozenset[int]:
+        """The bytes that may follow."""
+        return frozenset(self._place.allowed)
+
+    def take(self, byte: int) -> bool:
+        """Reads a byte; False where it may not follow."""
+        after = self._place.move(byte)
+        self._place = after or self._place
+        return after is not None
+
+
 class Tabled:
     """A state inside a plain grammar, immutable. `path` completes it; None where none has been looked for."""
 
@@ -273,6 +293,10 @@ class Tabled:
         raw = b"".join(map(self.program.vocabulary.bytes_of, run.tokens))
         after = self._at(run.after, run.tokens, raw, left)
         return None if after is None else (run.tokens, after)
+
+    def reader(self) -> PlaceBytes:
+        """Reads on from here byte by byte."""
+        return PlaceBytes(self.place)
 
     def refined(self) -> Tabled:
         """Itself with the shortest completion there is."""
