@@ -16,6 +16,7 @@ from typing import cast
 from m1runtime.grammar.arrays import array_options
 from m1runtime.grammar.conjunction import (
     KNOWN,
+    NEUTRAL,
     Conjunction,
     ObjectParts,
     alternatives,
@@ -41,6 +42,10 @@ _OBJECT, _ARRAY = frozenset({"object"}), frozenset({"array"})
 
 class _NotStrict(Exception):
     """The schema says something that llguidance takes only where it may ignore it."""
+
+
+class _Endless(Exception):
+    """More rules than MAX_RULES, or a value that holds itself and cannot be."""
 
 
 class _Ordered(Exception):
@@ -72,7 +77,7 @@ def any_order(schema: Schema, separators: tuple[str, str], *, lenient: bool, eff
         writer = _Writer(schema, separators, lenient=lenient, impossible=impossible)
         try:
             root = writer.value(schema, "")
-        except (Unwritable, _NotStrict, RecursionError):
+        except (Unwritable, _NotStrict, _Endless, RecursionError):
             return None
         if root is None:
             return None
@@ -131,24 +136,24 @@ class _Writer:
             self._rules[name] = [f"{name}: " + " | ".join(options)]
             return name
         if name in self._asked:
-            raise Unwritable("a value that holds itself and cannot be")
+            raise _Endless
         self._names[key] = None
         return None
 
     def _new_name(self) -> str:
         if len(self._names) > MAX_RULES:
-            raise Unwritable("too many rules")
+            raise _Endless
         return f"v{self._salt}_{len(self._names)}"
 
     def _options(self, node: Node, path: str) -> list[str]:
         """The alternatives of a value; none if there is no such value."""
         self._check(node)
-        node = _spelled_out(node)
+        node = _spelled_out({keyword: value for keyword, value in node.items() if keyword not in NEUTRAL})
         try:
             if node.keys() in ({"anyOf"}, {"oneOf"}):
                 return self._union(node, path)
             written = [self._conjunction(one, path) for one in alternatives(node, self._references)]
-        except _Ordered:
+        except (_Ordered, Unwritable):
             return self._in_order(node, path)
         return list(dict.fromkeys(option for some in written for option in some))
 

@@ -20,10 +20,10 @@ Conjunction: TypeAlias = "tuple[Node, ...]"
 MAX_ALTERNATIVES = 64
 
 COMBINING = frozenset({"allOf", "anyOf", "oneOf", "$ref"})
-_NEUTRAL = frozenset({"$defs", "definitions", "$anchor", "id", "contentMediaType", "contentEncoding"})
+NEUTRAL = frozenset({"$defs", "definitions", "$anchor", "id", "contentMediaType", "contentEncoding"})
 KNOWN = (
     COMBINING
-    | _NEUTRAL
+    | NEUTRAL
     | {"const", "enum", "type", "properties", "required", "additionalProperties", "patternProperties"}
     | {"minProperties", "maxProperties", "items", "prefixItems", "additionalItems", "minItems", "maxItems"}
     | {"minLength", "maxLength", "pattern", "format", "multipleOf"}
@@ -36,7 +36,7 @@ def alternatives(schema: Schema, references: References, seen: frozenset[str] = 
     """The schema as a list of conjunctions of schemas without combining keywords. Raises Unwritable."""
     if not isinstance(schema, dict):
         return [()] if schema else []
-    own = {keyword: value for keyword, value in schema.items() if keyword not in COMBINING | _NEUTRAL}
+    own = {keyword: value for keyword, value in schema.items() if keyword not in COMBINING | NEUTRAL}
     factors: list[list[Conjunction]] = [[(own,)] if own else [()]]
     if "$ref" in schema:
         reference = schema["$ref"]
