@@ -78,6 +78,13 @@ def in_order(value: Any) -> Any:
     return [in_order(item) for item in value] if isinstance(value, list) else value
 
 
+def shuffled(value: Any, random: Random) -> Any:
+    """`value` with the keys of each object in a random order."""
+    if isinstance(value, dict):
+        return {name: shuffled(value[name], random) for name in random.sample(list(value), len(value))}
+    return [shuffled(item, random) for item in value] if isinstance(value, list) else value
+
+
 def _uses_refs(node: Any) -> bool:
     if isinstance(node, dict):
         return "$ref" in node or any(_uses_refs(child) for child in node.values())

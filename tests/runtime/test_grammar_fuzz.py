@@ -7,8 +7,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks.fuzz import BYTES, NARROWINGS, READINGS, ROOMY, Reading, Schema, draw, explain, flaw, valid
-from benchmarks.fuzz_pairs import instances, pair_schema
+from benchmarks.fuzz import (
+    BYTES,
+    NARROWINGS,
+    READINGS,
+    ROOMY,
+    Reading,
+    Schema,
+    draw,
+    explain,
+    flaw,
+    instances_of,
+    valid,
+)
+from benchmarks.fuzz_pairs import pair_schema
 from m1runtime.errors import SchemaError
 
 SEEDS = range(80)
@@ -27,7 +39,7 @@ def test_what_the_mask_accepts_is_valid_and_what_is_valid_is_accepted_or_explain
     for seed in SEEDS:
         random = Random(f"pairs {seed}")
         reading = read(kind, random)
-        for instance in instances(reading.schema, random, 4) if reading is not None else ():
+        for instance in instances_of(reading, random, 4) if reading is not None else ():
             expected, accepted = valid(reading.schema, instance), reading.accepts(instance)
             judged += 1
             if accepted:
@@ -79,3 +91,42 @@ def test_a_deliberate_narrowing(name: str, kind: str, schema: Schema, refused: A
 
 def test_every_narrowing_has_its_example() -> None:
     assert {name for name, *_ in DELIBERATE} == {*NARROWINGS, "order"}
+
+
+SEARCHED = pytest.mark.xfail(strict=True, reason="the search for a completion does not try every byte of a string")
+
+
+@pytest.mark.parametrize(
+    ("schema", "instance"),
+    [
+        pytest.param(
+            {"type": "object", "properties": {"a": {"type": "string", "pattern": "b$"}}}, {"a": "b"}, marks=SEARCHED
+        ),
+        pytest.param(
+            {**OPEN, "additionalProperties": False, "patternProperties": {"y$": {}}}, {"a": 1}, marks=SEARCHED
+        ),
+        ({**OPEN, "required": ["a"], "properties": {"a": {}, "b": {}}, "minProperties": 2}, {"a": 1, "b": 2}),
+    ],
+    ids=["the end of a pattern", "the end of a name", "a count that is reported is not in the mask"],
+)
+def test_a_valid_instance_is_accepted(schema: Schema, instance: Any) -> None:
+    reading = READINGS["value"](schema)
+    assert valid(reading.schema, instance)
+    assert reading.accepts(instance)
+
+
+def test_branches_of_one_of_are_not_closed() -> None:
+    branches = [{"properties": {"a": {}}, "required": ["a"]}, {"properties": {"b": {}}}]
+    reading = READINGS["tool"]({"type": "object", "oneOf": branches})
+    both = {"a": 1}
+    assert not valid(reading.schema, both)
+    assert not (reading.accepts(both) and reading.enforced)
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "integer", "minimum": 5, "maximum": 4}, {"type": "array", "items": False, "minItems": 1}]
+)
+def test_a_schema_of_nothing_is_refused_and_told_why(schema: Schema) -> None:
+    with pytest.raises(SchemaError) as caught:
+        READINGS["value"](schema)
+    assert "arguments" not in str(caught.value)

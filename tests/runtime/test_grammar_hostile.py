@@ -285,6 +285,15 @@ def test_hostile_schemas_are_compiled_or_refused_within_limits(part: int) -> Non
         assert all(one["told"]) and all(one["reported"]), (name, one)
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xfail(reason=why)) for name, why in FAULTS.items()]
+)
+def test_a_hostile_schema_that_is_not_borne_yet(name: str) -> None:
+    one = outcomes([name])[name]
+    assert one["status"] == 0, one
+    assert one["sibling"] and all(one["told"]) and all(one["reported"]), one
+
+
 def test_twenty_hostile_tools_at_once() -> None:
     names = [name for name in HOSTILE if name not in FAULTS]
     together = ["; ".join(names[start::3][:20]) for start in range(3)]
