@@ -13,6 +13,7 @@ from m1runtime.grammar.report import Unenforced, short
 from m1runtime.grammar.writer import json_value
 
 MAX_COUNT = 2**31 - 1
+MAX_EXACT = 2**53
 MAX_LEAST = 1000
 """A minLength or minItems above this is left to validation; shorter ones must be searchable within a budget."""
 
@@ -72,8 +73,6 @@ class Reducer:
             if why is not None:
                 self._lose(path, keyword, why)
                 continue
-            if keyword == "minProperties" and value > 1:
-                self._lose(path, keyword, "a name written twice counts twice")
             reduced[keyword] = self._value(keyword, value, f"{path}/{pointer(keyword)}", may_close=may_close)
         if closes:
             reduced["additionalProperties"] = False
@@ -123,8 +122,16 @@ def _unusable(keyword: str, value: Any) -> str | None:
         return None if usable else f"not a count up to {most}"
     if keyword in _BOUNDS:
         usable = isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
-        return None if usable else "not a finite number"
+        return _no_bound(keyword, value) if usable else "not a finite number"
     return None
+
+
+def _no_bound(keyword: str, value: Any) -> str | None:
+    """Why llguidance cannot enforce a bound; asked only where it might not."""
+    if abs(value) < MAX_EXACT and (keyword != "multipleOf" or isinstance(value, int)):
+        return None
+    failed, messages = compiles(json_value(json.dumps({"type": "number", keyword: value})))
+    return short(messages[0]) if failed else None
 
 
 def _is_finite(value: float) -> bool:

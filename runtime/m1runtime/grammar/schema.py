@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, TypeAlias, cast
@@ -23,6 +23,7 @@ from m1runtime.grammar.bound import bound
 from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.keywords import Schema
 from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, open_objects, respelled
+from m1runtime.grammar.normalise import Normal, normalise, plain
 from m1runtime.grammar.reach import Reach, compiles, reach
 from m1runtime.grammar.reduce import Reducer
 from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced, blame
@@ -61,32 +62,55 @@ def compile_schema(
     except (TypeError, ValueError, RecursionError):
         text = ""
     if text and len(text) <= MAX_REMEMBERED and clock is time.thread_time:
-        return _remembered(name, text, separators, tool, order)
-    return _compile_schema(name, schema, separators, tool, order, clock)
+        found = _remembered(name, text, separators, tool, order)
+    else:
+        found = _compile_schema(name, schema, separators, tool, order, clock)
+    if isinstance(found, str):
+        return free_object(name, separators, found) if tool else None
+    return found
 
 
 @lru_cache(512)
-def _remembered(name: str, text: str, separators: tuple[str, str], tool: bool, order: Order) -> CompiledSchema | None:
+def _remembered(name: str, text: str, separators: tuple[str, str], tool: bool, order: Order) -> CompiledSchema | str:
     return _compile_schema(name, json.loads(text), separators, tool, order, time.thread_time)
 
 
 def _compile_schema(
     name: str, schema: object, separators: tuple[str, str], tool: bool, order: Order, clock: Callable[[], float]
-) -> CompiledSchema | None:
+) -> CompiledSchema | str:
+    """The schema compiled, or why not."""
     reason = too_big(schema)
     if reason is None and isinstance(schema, (dict, bool)):
-        for search in (False, True):
+        total = Effort(2 * SECONDS, clock)
+        for normal, search in _attempts(cast("Schema", schema), tool, clock):
+            if total.over:
+                break
+            if normal.schema is False and not tool:
+                return "it admits nothing"
             lost: list[Unenforced] = []
             effort = Effort(SECONDS / 2 if search else SECONDS, clock)
-            reduced = Reducer(lost, tool=tool, search=search, effort=effort).root(cast("Schema", schema))
+            reduced = Reducer(lost, tool=tool, search=search, effort=effort).root(normal.schema)
             compiled = _compile if order == "schema" else _compile_any_order
             found = compiled(name, reduced, lost, separators, Effort(SECONDS / 2, clock))
             if isinstance(found, CompiledSchema):
-                return found
+                return replace(found, report=normal.reported(found.report))
             reason = found
     elif reason is None:
         reason = f"a schema is an object or a boolean, not {type(schema).__name__}"
-    return free_object(name, separators, reason or "unknown") if tool else None
+    return reason or "unknown"
+
+
+def _attempts(schema: Schema, tool: bool, clock: Callable[[], float]) -> Iterator[tuple[Normal, bool]]:
+    """What to try in turn: a rewritten schema, and whether to look for texts of its patterns first.
+
+    What llguidance refuses to combine is combined here, and in the end it is given the schema as it is.
+    """
+    normal = normalise(schema, Effort(SECONDS / 2, clock), tool=tool)
+    yield normal, False
+    yield normal, True
+    if normal.rewritten or (isinstance(schema, dict) and not plain(schema)):
+        yield normalise(schema, Effort(SECONDS / 2, clock), tool=tool, merge=True), False
+        yield Normal(schema), False
 
 
 def _compile(
@@ -147,12 +171,8 @@ def free_object(name: str, separators: tuple[str, str], why: str) -> CompiledSch
 
 def refusal(schema: object, *, separators: tuple[str, str]) -> str:
     """Why `compile_schema(..., tool=False)` returned None."""
-    return free_object_reason(compile_schema("", schema, separators=separators, tool=True))
-
-
-def free_object_reason(compiled: CompiledSchema | None) -> str:
-    """The reason of the last resort, for an error message."""
-    return "; ".join(item.why for item in compiled.report.unenforced) if compiled else "unknown"
+    found = _compile_schema("", schema, separators, False, "schema", time.thread_time)
+    return found if isinstance(found, str) else "unknown"
 
 
 def _escapes(schema: Schema, lost: list[Unenforced]) -> str | None:
