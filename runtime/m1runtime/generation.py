@@ -118,7 +118,7 @@ class Generation:
                 break
             accepted += 1
         if self._drafter is not None and steps:
-            self._drafter.learn(accepted)
+            self._drafter.learn(accepted, len(steps))
 
     def completion(self) -> Completion:
         """The reply as far as it got; one that has not finished counts as cancelled."""

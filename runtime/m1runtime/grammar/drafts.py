@@ -22,12 +22,15 @@ LONGEST = 4
 """Tokens compared to find where the text stood before."""
 CHOICES = 8
 """Tokens drafted at most, those of forced runs not counted."""
+LEAST = 4
+"""Choices drafted after a draft that failed. In a mixture of experts every token of a pass wakes experts of its own."""
 CANDIDATES = 16
 """Earlier places compared."""
 FEW = 512
 """A boundary leaves fewer tokens than this, the inside of a string nearly all."""
 LONGEST_WAIT = 32
-_AMPLE = 1 << 30
+_AMPLE = 1 << 31
+"""More tokens left than any grammar asks for, so that no way to an end is looked for."""
 
 
 class Lookup:
@@ -134,6 +137,7 @@ class Drafter:
         self._ends = ends
         self._alone = False
         self._misses = self._wait = 0
+        self._most = CHOICES
 
     def propose(
         self, tokens: Sequence[int], constraint: Constraint | None, remaining: int, *, alone: bool
@@ -152,7 +156,7 @@ class Drafter:
         state = constraint.fork() if constraint is not None else None
         steps: list[Step] = []
         source: int | None = None
-        while len(steps) < CHOICES and remaining > 0:
+        while len(steps) < self._most and remaining > 0:
             mask = state.mask() if state is not None else None
             before = state.fork() if state is not None else None
             token, source = self._next(tokens, tail, source, state, mask)
@@ -169,8 +173,10 @@ class Drafter:
                 source = source + len(run) if tuple(tokens[source : source + len(run)]) == run else None
         return steps
 
-    def learn(self, accepted: int) -> None:
-        """How many choices of the last draft came true."""
+    def learn(self, accepted: int, drafted: int) -> None:
+        """How many choices of the last draft came true: the next may have one more, or twice as many if all did."""
+        likely = 2 * accepted if accepted == drafted else accepted + 1
+        self._most = min(CHOICES, max(LEAST, likely))
         self._misses = 0 if accepted else self._misses + self._alone
         if self._misses > 1:
             self._wait = min(2**self._misses, LONGEST_WAIT)
