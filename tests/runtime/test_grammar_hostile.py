@@ -197,7 +197,6 @@ HOSTILE: dict[str, Callable[[], Any]] = {
 }
 
 FAULTS = {
-    "pattern of 60 optional parts": "what a pattern wears out in a matcher is worn out for its siblings too",
     "names that are tuples": "AttributeError",
     "values that are no json": "TypeError",
     "a property that is a class": "TypeError",
