@@ -3,9 +3,9 @@
 Run with `python -m benchmarks.calls`.
 
 The requests are of the kinds m1-nano was trained on, from seeds that its training did not see; decoding is greedy.
-Measured is the reply alone: the prompt, tools and all, is computed before. The model makes the same call with and$
-without the grammar (others are left out and counted), so the difference is that of the way. The three ways take turns at each
-request, so that a slow moment of the machine hits all.
+Measured is the reply alone: the prompt, tools and all, is computed before. The model makes the same call with and
+without the grammar (others are left out and counted), so the difference is that of the way. The three ways take turns
+at each request, so that a slow moment of the machine hits all.
 """
 
 from __future__ import annotations
