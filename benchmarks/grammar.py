@@ -59,8 +59,26 @@ class Ours:
         return state[0].try_accept(token, state[1])
 
     def together(self, tools: list[tuple[str, Any]]) -> None:
+        """Compiles these tools as one grammar, to the first mask."""
         grammar = Grammar.tool_calls([ToolGrammar(*tool) for tool in tools], mode="required", skip=("", ""))
         grammar.start(self._tokenizer, max_new_tokens=BUDGET).mask()
+
+
+class OurTools(Ours):
+    """The same calls as tool calls, which plain schemas have tables for; measured from the opening brace on."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self._before = tokenizer.encode("<tool_calls>\n", special=False)
+
+    def compile(self, schema: Any) -> Grammar:
+        return Grammar.tool_calls([ToolGrammar(*tool) for tool in _calls(schema)], mode="required", skip=("", ""))
+
+    def start(self, grammar: Grammar) -> list[Any]:
+        state = super().start(grammar)
+        for token in self._before:
+            self.advance(state, token)
+        return state
 
 
 class LLGuidance:
@@ -138,7 +156,12 @@ def _call(name: str, schema: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-OWN: dict[str, Callable[[Tokenizer], Any]] = {"m1runtime": Ours, "llguidance": LLGuidance, "xgrammar": XGrammar}
+OWN: dict[str, Callable[[Tokenizer], Any]] = {
+    "m1runtime, tools": OurTools,
+    "m1runtime": Ours,
+    "llguidance": LLGuidance,
+    "xgrammar": XGrammar,
+}
 
 
 def main() -> None:
@@ -181,15 +204,20 @@ def _tools(rows: list[dict[str, Any]], count: int) -> list[tuple[str, Any]]:
     """Names and arguments of the file's tools, `count` at most; a name that comes again is numbered."""
     found: dict[str, Any] = {}
     for row in rows:
-        for one in row["schema"].get("anyOf", [row["schema"]]):
-            name, schema = one["properties"]["name"]["const"], one["properties"]["arguments"]
+        for name, schema in _calls(row["schema"]):
             found[name if name not in found else f"{name}_{len(found)}"] = schema
     return list(found.items())[:count]
 
 
+def _calls(schema: Any) -> list[tuple[str, Any]]:
+    """Name and arguments of each call that a schema describes."""
+    properties = [one["properties"] for one in schema.get("anyOf", [schema])]
+    return [(one["name"]["const"], one["arguments"]) for one in properties]
+
+
 def _warm(side: Side, tokenizer: Tokenizer) -> None:
-    state = side.start(side.compile(WARM_UP))
-    for token in tokenizer.encode('{"warm": "up", "up": 1}', special=False):
+    state = side.start(side.compile(_call("warm", WARM_UP)))
+    for token in tokenizer.encode('{"name": "warm", "arguments": {"warm": "up", "up": 1}}', special=False):
         side.mask(state)
         side.advance(state, token)
 
