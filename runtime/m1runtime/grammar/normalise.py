@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.keywords import ANNOTATIONS, Node, Schema, places, pointer
+from m1runtime.grammar.normalise_cube import Malformed
 from m1runtime.grammar.report import ToolSchemaReport, Unenforced
 
 _PLAIN = (
@@ -52,8 +53,6 @@ def normalise(schema: Schema, effort: Effort, *, tool: bool = False, merge: bool
     """
     if not isinstance(schema, dict) or (plain(schema) and not merge):
         return Normal(schema)
-    from m1runtime.grammar.normalise_dialect import Malformed
-
     try:
         return _normalised(schema, effort, tool, merge)
     except (Malformed, RecursionError):
@@ -94,6 +93,8 @@ def _places(schema: Node) -> tuple[dict[int, str], set[str]]:
         node, path = waiting.pop()
         if isinstance(node, dict):
             children = cast("Node", node)
+            if not all(isinstance(key, str) for key in cast("dict[object, object]", node)):
+                raise Malformed
             paths.setdefault(id(children), path)
             keys |= children.keys()
             waiting += [(child, f"{path}/{pointer(name)}") for name, child in children.items()]
@@ -124,6 +125,7 @@ def plain(schema: Node) -> bool:
 _NAMED = frozenset({"properties", "$defs", "definitions"})
 _INSIDE = frozenset({"items", "additionalProperties"})
 _COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength"})
+_LIMITS = frozenset({"exclusiveMinimum", "exclusiveMaximum"})
 _VALUES = ANNOTATIONS | {"type", "$schema"}
 
 
@@ -134,6 +136,8 @@ def _plain(node: Node, root: Node) -> bool:
     if any(not isinstance(node[keyword], dict) for keyword in node.keys() & _NAMED):
         return False
     if any(type(node[keyword]) is not int for keyword in node.keys() & _COUNTS):
+        return False
+    if any(type(node[keyword]) is bool for keyword in node.keys() & _LIMITS):
         return False
     if not isinstance(node.get("anyOf", []), list):
         return False

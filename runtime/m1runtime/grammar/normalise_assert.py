@@ -48,7 +48,7 @@ def assertion(keyword: str, value: Any, where: Where) -> Cube | None:
 def opposite(keyword: str, value: Any, where: Where) -> list[Cube] | None:
     """The negation of an assertion; None for a keyword that holds schemas."""
     make = _OPPOSITE.get(keyword)
-    return None if make is None else [replace(cube, where=((keyword, where),)) for cube in make(value, where)]
+    return None if make is None else [replace(cube, where=((f"not {keyword}", where),)) for cube in make(value, where)]
 
 
 def _typed(value: Any) -> Cube:

@@ -17,6 +17,10 @@ Where: TypeAlias = "tuple[str, str]"
 """JSON pointer of a schema, and its keyword."""
 
 
+class Malformed(Exception):
+    """A keyword's value is of a form that the keyword does not take."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Atom:
     """One schema of the document, or its negation; `scope` resolves the references in it."""
@@ -270,9 +274,9 @@ class Cube:
             **parts,
         )
 
-    def places(self, kind: str) -> tuple[Where, ...]:
-        """Where assertions of a kind come from."""
-        return tuple(where for name, where in self.where if name == kind) or (("", kind),)
+    def places(self, *kinds: str) -> tuple[Where, ...]:
+        """Where assertions of some kinds come from; those of a negated keyword are of a kind `not keyword`."""
+        return tuple(where for name, where in self.where if name in kinds) or (("", kinds[0]),)
 
     def blamed(self, where: Where) -> Cube:
         """The same, come from one place as a whole, and evaluating nothing that in-place schemas could build on."""

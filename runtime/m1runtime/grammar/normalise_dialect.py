@@ -13,6 +13,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, SchemaRegistry, lookup_recursive_ref, specification_with
 
 from m1runtime.grammar.keywords import TYPES, Node
+from m1runtime.grammar.normalise_cube import Malformed
 
 ASSERTIONS = frozenset(
     {"$ref", "$dynamicRef", "$recursiveRef", "type", "enum", "const", "allOf", "anyOf", "oneOf", "not", "if"}
@@ -24,10 +25,6 @@ ASSERTIONS = frozenset(
 COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _DEPENDENT = frozenset({"dependentRequired", "dependentSchemas"})
-
-
-class Malformed(Exception):
-    """A keyword's value is of a form that the keyword does not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +148,7 @@ def _unread(keyword: str, value: Any) -> str | None:
         return None if finite and (keyword != "multipleOf" or value > 0) else "not a finite number"
     if keyword == "type":
         names = cast("list[object]", value) if isinstance(value, list) else [value]
-        unknown = [name for name in names if name not in TYPES]
+        unknown = [name for name in names if not isinstance(name, str) or name not in TYPES]
         return f"unknown type {unknown[0]!r}" if unknown else None
     if keyword == "required":
         return None if _strings(value) else "not a list of names"

@@ -192,6 +192,11 @@ class Emitter:
 
     def _pieces(self, cube: Cube) -> list[Cube]:
         """The cube in pieces whose arrays and objects can be written."""
+        listed = self._items.listed(cube) if "array" in cube.kinds else None
+        if listed is not None:
+            others = [replace(cube, kinds=cube.kinds - {"array"})] if cube.kinds - {"array"} else []
+            pieces = [*others, replace(cube, kinds=frozenset({"array"}), values=listed)]
+            return [p for one in pieces for p in (self._pieces(one) if one.values is None else [one])]
         pieces = [cube]
         if "array" in cube.kinds:
             pieces = [p for one in pieces for p in _apart(one, "array", "items", self._items.split(one))]
@@ -209,7 +214,7 @@ class Emitter:
         node: Node = {}
         every = len(cube.kinds) == 6
         if cube.values is not None:
-            return [{"enum": list(cube.values)}]
+            return [{"enum": list(cube.values)}] if cube.values else []
         if not every or cube.numbers.whole is not None:
             kinds = [_typed(cube, kind) for kind in sorted(cube.kinds)]
             node["type"] = kinds[0] if len(kinds) == 1 else kinds
@@ -235,9 +240,9 @@ class Emitter:
             if bound is not None:
                 node[exclusive if bound[1] else plain] = bound[0]
         if numbers.whole is False:
-            self.lose(cube.places("type"), "a number that is not whole cannot be asked for")
+            self.lose(cube.places("not type"), "a number that is not whole cannot be asked for")
         if numbers.not_multiples:
-            self.lose(cube.places("multipleOf"), "multiples cannot be excluded")
+            self.lose(cube.places("not multipleOf"), "multiples cannot be excluded")
         for i, divisor in enumerate(numbers.multiples):
             if i:
                 also.append({"multipleOf": divisor})
@@ -251,7 +256,7 @@ class Emitter:
         if strings.most is not None:
             node["maxLength"] = strings.most
         if strings.avoid:
-            self.lose(cube.places("pattern"), "texts that match a pattern cannot be excluded")
+            self.lose(cube.places("not pattern"), "texts that match a pattern cannot be excluded")
         for keyword, values in (("pattern", strings.patterns), ("format", strings.formats)):
             for i, value in enumerate(values):
                 if i:

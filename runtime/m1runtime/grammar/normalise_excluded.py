@@ -16,7 +16,7 @@ Lose = Callable[[tuple[Where, ...], str], None]
 
 def without_excluded(cube: Cube, lose: Lose) -> list[Cube]:
     """Pieces of the cube that make up all of it but `excluded`; what cannot be excluded is told to `lose`."""
-    where = cube.places("enum") if any(kind == "enum" for kind, _ in cube.where) else cube.places("const")
+    where = cube.places("not enum", "not const")
     touched = {kind_of(value) for value in cube.excluded} & cube.kinds
     rest = cube.kinds - touched
     pieces = [replace(cube, kinds=rest, excluded=())] if rest else []
@@ -59,7 +59,7 @@ def _string(cube: Cube, values: list[Any]) -> list[Cube] | None:
     if part is None:
         return None
     strings = cube.strings.meet(part)
-    where = (*cube.where, ("pattern", cube.places("enum")[0]))
+    where = (*cube.where, ("pattern", cube.places("not enum", "not const")[0]))
     return [] if strings is None else [replace(cube, strings=strings, where=where)]
 
 

@@ -36,7 +36,7 @@ class ItemWriter:
                 continue
             parts = [self._placed(replace(items, contains=()), one) for items in found]
             if any(part is None for part in parts):
-                self._lose(cube.places("contains"), "items cannot be counted")
+                self._lose(cube.places("contains", "not contains"), "items cannot be counted")
                 found = [replace(items, contains=()) for items in found]
             else:
                 found = [items for part in parts for items in part or []]
@@ -97,7 +97,7 @@ class ItemWriter:
         free = replace(items, unique=None)
         if items.unique and self._differ_anyway(items):
             return free
-        self._lose(cube.places("uniqueItems"), "items cannot be compared")
+        self._lose(cube.places("uniqueItems", "not uniqueItems"), "items cannot be compared")
         return free
 
     def _differ_anyway(self, items: Items) -> bool:

@@ -198,9 +198,12 @@ class MemberWriter:
         return [one for one in (_told(part, closed=closed) for part in made) if one is not None]
 
     def _uncounted(self, cube: Cube, members: Members) -> list[Members]:
-        for keyword, value in (("minProperties", members.least), ("maxProperties", members.most)):
+        for keyword, other, value in (
+            ("minProperties", "not maxProperties", members.least),
+            ("maxProperties", "not minProperties", members.most),
+        ):
             if value:
-                self._lose(cube.places(keyword), "members cannot be counted beside optional ones")
+                self._lose(cube.places(keyword, other), "members cannot be counted beside optional ones")
         return [replace(members, least=0, most=None)]
 
     # Keywords
