@@ -71,7 +71,6 @@ def test_patterns_without_a_text_cost_no_more_for_being_many() -> None:
         assert [item.path for item in found.report.unenforced] == [f"/properties/p{i}" for i in range(n)]
         assert {item.keyword for item in found.report.unenforced} == {"pattern"}
         assert b'"n": ' in found.instance
-    assert any("takes too long" in item.why for item in many.report.unenforced)
 
 
 @pytest.mark.parametrize(

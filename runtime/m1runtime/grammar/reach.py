@@ -12,6 +12,7 @@ from m1runtime.grammar.effort import UNLIMITED, Effort
 from m1runtime.grammar.guided import UNBOUNDED, bytes_matcher
 from m1runtime.grammar.shape import Shape
 
+FEW_TOKENS = 64
 MAX_TEXT = 10_000
 """Bytes of an instance; a call that cannot be shorter fits no budget."""
 
@@ -29,6 +30,12 @@ def compiles(lark: str) -> tuple[bool, list[str]]:
         return LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(lark))
     except (ValueError, UnicodeEncodeError) as error:
         return True, [str(error)]
+
+
+@lru_cache(1024)
+def ending(lark: str) -> bool:
+    """Whether some text of a grammar is found at once: what is not would never be finished within a budget."""
+    return complete_fast(bytes_matcher(lark), Shape.start(names=True), limit=FEW_TOKENS) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.keywords import ANNOTATIONS, FORMATS, LISTS, MAPS, ONES, TYPES, Schema, pointer
-from m1runtime.grammar.reach import compiles, reach
+from m1runtime.grammar.reach import compiles, ending
 from m1runtime.grammar.report import Unenforced, short
 from m1runtime.grammar.writer import json_value
 
@@ -38,11 +38,9 @@ _DECLARES_MORE = frozenset(
 class Reducer:
     """Copies a schema without annotations and without the keywords that stop llguidance, which it lists."""
 
-    def __init__(self, lost: list[Unenforced], *, tool: bool, search: bool, effort: Effort) -> None:
-        """`search`: also list patterns that no matching text is found for."""
+    def __init__(self, lost: list[Unenforced], *, tool: bool, effort: Effort) -> None:
         self._lost = lost
         self._tool = tool
-        self._search = search
         self._effort = effort
 
     def root(self, schema: Schema) -> Schema:
@@ -79,15 +77,17 @@ class Reducer:
         return reduced
 
     def _no_pattern(self, pattern: object) -> str | None:
-        """Why a pattern cannot be enforced, or is not looked at: there are too many."""
+        """Why a pattern cannot be enforced, or is not looked at: there are too many.
+
+        A text must be findable: where it is optional, a member that could not be finished could not be begun either.
+        """
         if self._effort.over:
             return "the schema takes too long to compile"
         lark = json_value(json.dumps({"type": "string", "pattern": pattern}))
-        if self._search:
-            found = reach(lark, self._effort)
-            return short(found.why) if found.why else None
         failed, messages = compiles(lark)
-        return short(messages[0]) if failed else None
+        if failed:
+            return short(messages[0])
+        return None if ending(lark) else "no text that matches it could be found"
 
     def _value(self, keyword: str, value: Any, path: str, *, may_close: bool) -> Any:
         deeper = may_close and keyword not in ("allOf", "not", "if", "then", "else", "dependentSchemas", "contains")

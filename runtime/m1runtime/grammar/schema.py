@@ -36,8 +36,8 @@ MAX_REMEMBERED = 100_000
 """Characters of a schema whose compiled form is kept for the next grammar."""
 
 SECONDS = 1.0
-"""Of CPU, to look at the patterns of one schema; half of it to find an instance, and for each of both once more where
-none is found. A schema of a hundred arguments needs a hundredth."""
+"""Of CPU, to look at the patterns of one schema; half of it to rewrite it, and half to find an instance. A schema of a
+hundred arguments needs a hundredth."""
 
 RESPELLED = "an escaped spelling of a name passes as another one"
 
@@ -53,8 +53,8 @@ def compile_schema(
 ) -> CompiledSchema | None:
     """`schema` as llguidance can enforce it, strictly if possible, otherwise leniently with everything lost listed.
 
-    Where no instance is found, the patterns that no text is found for are left to validation too, and so is all that
-    takes longer than its share of SECONDS on `clock`. `order`: that of properties, the schema's or any.
+    Patterns that no text is found for are left to validation too, and so is all that takes longer than its share of
+    SECONDS on `clock`. `order`: that of properties, the schema's or any.
     None when llguidance can neither; `tool=True` then never happens: a free JSON object is the last resort.
     """
     try:
@@ -82,14 +82,13 @@ def _compile_schema(
     reason = too_big(schema)
     if reason is None and isinstance(schema, (dict, bool)):
         total = Effort(2 * SECONDS, clock)
-        for normal, search in _attempts(cast("Schema", schema), tool, clock):
+        for normal in _attempts(cast("Schema", schema), tool, clock):
             if total.over:
                 break
             if normal.schema is False and not tool:
                 return "it admits nothing"
             lost: list[Unenforced] = []
-            effort = Effort(SECONDS / 2 if search else SECONDS, clock)
-            reduced = Reducer(lost, tool=tool, search=search, effort=effort).root(normal.schema)
+            reduced = Reducer(lost, tool=tool, effort=Effort(SECONDS, clock)).root(normal.schema)
             compiled = _compile if order == "schema" else _compile_any_order
             found = compiled(name, reduced, lost, separators, Effort(SECONDS / 2, clock))
             if isinstance(found, CompiledSchema):
@@ -100,17 +99,13 @@ def _compile_schema(
     return reason or "unknown"
 
 
-def _attempts(schema: Schema, tool: bool, clock: Callable[[], float]) -> Iterator[tuple[Normal, bool]]:
-    """What to try in turn: a rewritten schema, and whether to look for texts of its patterns first.
-
-    What llguidance refuses to combine is combined here, and in the end it is given the schema as it is.
-    """
+def _attempts(schema: Schema, tool: bool, clock: Callable[[], float]) -> Iterator[Normal]:
+    """What to try in turn: what llguidance refuses to combine is combined here, and in the end it gets the original."""
     normal = normalise(schema, Effort(SECONDS / 2, clock), tool=tool)
-    yield normal, False
-    yield normal, True
+    yield normal
     if normal.rewritten or (isinstance(schema, dict) and not plain(schema)):
-        yield normalise(schema, Effort(SECONDS / 2, clock), tool=tool, merge=True), False
-        yield Normal(schema), False
+        yield normalise(schema, Effort(SECONDS / 2, clock), tool=tool, merge=True)
+        yield Normal(schema)
 
 
 def _compile(
