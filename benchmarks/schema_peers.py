@@ -19,7 +19,7 @@ from m1runtime.grammar.reach import compiles
 from m1runtime.grammar.vocabulary import byte_tokenizer
 
 Accepts = Callable[[str], bool]
-SECONDS = 30
+SECONDS = 10
 
 
 class Refused(Exception):

@@ -15,7 +15,7 @@ from m1runtime.grammar.keywords import Node
 from m1runtime.grammar.normalise_assert import has, lacks, left_out, lost
 from m1runtime.grammar.normalise_cube import NEVER, Atom, Cube, Items, Members, Rest, Seen, State, Where, both
 from m1runtime.grammar.normalise_dialect import Scope
-from m1runtime.grammar.normalise_negate import NOWHERE, Negator
+from m1runtime.grammar.normalise_negate import NOWHERE, TOO_LONG, Negator
 from m1runtime.grammar.normalise_states import States
 from m1runtime.grammar.normalise_values import Values
 
@@ -60,7 +60,7 @@ class Expander(States):
 
     def never(self, state: State, depth: int = 4) -> bool:
         """Whether it is certain that nothing is of this state."""
-        if state is NEVER or not state or depth == 0:
+        if state is NEVER or not state or depth == 0 or self.spent:
             return state is NEVER
         key = frozenset(atom.key for atom in state)
         if key not in self._ends:
@@ -88,6 +88,8 @@ class Expander(States):
         key = (*atom.key, track)
         if key in self._known:
             return self._known[key]
+        if self.spent:
+            return [lost((atom.path, "*"), TOO_LONG)]
         if key in self._open:
             return [lost((atom.path, "$ref"), "the reference leads back to itself")]
         self._open.add(key)
@@ -117,7 +119,7 @@ class Expander(States):
                 continue
             where = (atom.path, keyword)
             if self._effort.over:
-                found = [left_out(one, where, "the schema takes too long to compile") for one in found]
+                found = [left_out(one, where, TOO_LONG) for one in found]
                 continue
             options = handler(atom, said, track)
             found = self._joined(found, options, atom, said, keyword, track)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from m1runtime.grammar.normalise_expand import Expander
 
 NOWHERE = "the reference leads to nothing within the schema"
+TOO_LONG = "the schema takes too long to compile"
 
 
 class Negator:
@@ -39,7 +40,7 @@ class Negator:
         found: list[list[Cube]] = []
         for keyword, value in said.items():
             if self._of.spent:
-                return [lost((atom.path, keyword), "the schema takes too long to compile")]
+                return [lost((atom.path, keyword), TOO_LONG)]
             found.append(self._fails(atom, keyword, value, said))
         found += [[lost((atom.path, keyword), why)] for keyword, why in unread.items()]
         return self._of.union(found, (atom.path, "*"))
