@@ -88,7 +88,7 @@ class Expander(States):
         key = (*atom.key, track)
         if key in self._known:
             return self._known[key]
-        if self.spent:
+        if self.spent and not atom.positive:
             return [lost((atom.path, "*"), TOO_LONG)]
         if key in self._open:
             return [lost((atom.path, "$ref"), "the reference leads back to itself")]
