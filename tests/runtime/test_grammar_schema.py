@@ -139,6 +139,37 @@ def test_nested_objects_close_too_but_not_beside_combinators() -> None:
     assert takes(grammar, call("tool", {"b": {"x": 1, "y": 2}}))
 
 
+@pytest.mark.parametrize(
+    ("schema", "taken", "refused"),
+    [
+        (
+            {"properties": {"a": {}, "b": {}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+            [{"a": 1}, {"b": 1}],
+            [{}, {"a": 1, "b": 1}, {"a": 1, "zz": 1}],
+        ),
+        (
+            {"properties": {"a": {}, "b": {}}, "dependencies": {"a": ["b"]}},
+            [{}, {"b": 1}, {"a": 1, "b": 1}],
+            [{"a": 1}, {"b": 1, "zz": 1}],
+        ),
+        ({"not": {"required": ["a"]}}, [{}, {"zz": 1}], [{"a": 1}]),
+        ({"properties": {"a": {}}, "additionalProperties": True, "not": {"required": ["b"]}}, [{"zz": 1}], [{"b": 1}]),
+        (
+            {"properties": {"o": {"properties": {"a": {}}, "if": {"required": ["a"]}, "else": False}}},
+            [{}, {"o": {"a": 1}}],
+            [{"o": {}}, {"o": {"a": 1, "zz": 1}}],
+        ),
+    ],
+)
+def test_a_rewritten_object_takes_what_its_alternatives_declare(
+    schema: Any, taken: list[Any], refused: list[Any]
+) -> None:
+    grammar = beside_good(schema)
+    assert grammar.reports[0].enforced
+    assert all(takes(grammar, call("tool", arguments)) for arguments in taken)
+    assert not any(takes(grammar, call("tool", arguments)) for arguments in refused)
+
+
 def test_from_json_schema_follows_the_specification_and_refuses_what_nobody_can_compile() -> None:
     assert takes(Grammar.from_json_schema({"type": "object", "properties": {"a": {}}}), '{"zz": 1}')
     assert takes(Grammar.from_json_schema({"type": "object"}, separators=(",", ":")), '{"zz":1}')

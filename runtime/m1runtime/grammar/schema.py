@@ -3,8 +3,9 @@
 Two readings. *Spec*: as JSON Schema says, objects are open unless closed (`Grammar.from_json_schema`). *Tool*: the
 arguments of a tool are an object, and an object that declares `properties` without saying anything of
 `additionalProperties` (or patternProperties, unevaluatedProperties) takes the declared ones only, at every depth where
-no combinator could declare more beside it; `"properties": {}` declares none. A closed reading admits only instances
-that the original schema admits too.
+no combinator could declare more beside it; `"properties": {}` declares none. What a combinator declares is merged first
+where the schema has to be rewritten (`normalise`), and then each alternative takes what it declares. A closed reading
+admits only instances that the original schema admits too.
 
 Annotations (title, description, default, examples, an unknown `format`) constrain nothing, in JSON Schema as here.
 """
