@@ -181,6 +181,19 @@ def test_from_json_schema_follows_the_specification_and_refuses_what_nobody_can_
             Grammar.from_json_schema(broken)
 
 
+@pytest.mark.parametrize("pattern", ["y$", "^(?!x)y"])
+def test_names_whose_pattern_cannot_be_held_are_taken_and_listed(pattern: str) -> None:
+    schema = {
+        "patternProperties": {pattern: {"type": "integer"}, "^z$": {"type": "null"}},
+        "additionalProperties": False,
+    }
+    grammar = beside_good(schema)
+    lost = {(item.path, item.keyword) for item in grammar.reports[0].unenforced}
+    assert lost == {("", "patternProperties"), ("", "additionalProperties")}
+    assert takes(grammar, call("tool", {"y": 1})) and takes(grammar, call("tool", {"z": None}))
+    assert not takes(grammar, call("tool", {"z": 1}))
+
+
 def test_options_in_a_schema_do_not_reach_the_grammar() -> None:
     schema = {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "x-guidance": {"item_separator": ";"}}
     grammar = beside_good(schema)

@@ -76,7 +76,7 @@ class MemberWriter:
         for name in names:
             state = properties.get(name, ())
             for rest in members.rests:
-                if name not in rest.names and not any(matches(p, name) for p in rest.patterns):
+                if name not in rest.names and all(matches(p, name) is False for p in rest.patterns):
                     state = both(state, rest.state)
             properties[name] = state
         patterns: dict[str, State] = {}
@@ -119,7 +119,9 @@ class MemberWriter:
         if not rest:
             patterns = {pattern: state for pattern, state in patterns.items() if state}
         for pattern, state in patterns.items():
-            other = next((one for one in kept if not _apart(one, pattern)), None)
+            readable = [one for one in kept if matches(one, "") is not None]
+            other = next((one for one in readable if not _apart(one, pattern)), None)
+            other = None if matches(pattern, "") is None else other
             if other is None:
                 kept[pattern] = state
                 continue

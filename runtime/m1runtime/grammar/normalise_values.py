@@ -98,7 +98,7 @@ class Values:
 
 
 def _left(rest: Rest, name: str) -> bool:
-    return name not in rest.names and not any(matches(pattern, name) for pattern in rest.patterns)
+    return name not in rest.names and all(matches(pattern, name) is False for pattern in rest.patterns)
 
 
 def _among(value: Any, values: Sequence[Any]) -> bool:

@@ -63,6 +63,7 @@ class Reducer:
         node = cast("dict[str, Any]", schema)
         closes = may_close and isinstance(node.get("properties"), dict) and not _DECLARES_MORE & node.keys()
         closes = closes and set(names_in(node.get("required"))) <= node["properties"].keys()
+        node = self._with_names_found(node, path)
         reduced: dict[str, Any] = {}
         for keyword, value in node.items():
             if keyword in _DROPPED or (keyword == "format" and value not in FORMATS):
@@ -75,6 +76,21 @@ class Reducer:
         if closes:
             reduced["additionalProperties"] = False
         return reduced
+
+    def _with_names_found(self, node: dict[str, Any], path: str) -> dict[str, Any]:
+        """The node without patterns of names that cannot be enforced; any other name is then taken in their place."""
+        patterns = node.get("patternProperties")
+        if not isinstance(patterns, dict):
+            return node
+        named = cast("dict[str, Any]", patterns)
+        whys = {pattern: why for pattern in named if (why := self._no_pattern(pattern)) is not None}
+        if not whys:
+            return node
+        self._lose(path, "patternProperties", next(iter(whys.values())))
+        kept = {**node, "patternProperties": {p: value for p, value in named.items() if p not in whys}}
+        if kept.pop("additionalProperties", True) is not True:
+            self._lose(path, "additionalProperties", "names that match a pattern cannot be told from the rest")
+        return kept
 
     def _no_pattern(self, pattern: object) -> str | None:
         """Why a pattern cannot be enforced, or is not looked at: there are too many.
