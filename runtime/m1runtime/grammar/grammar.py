@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,19 +11,17 @@ from llguidance import LLMatcher
 from m1runtime.errors import BudgetError, SchemaError
 from m1runtime.grammar import writer
 from m1runtime.grammar.again import After, resumed
-from m1runtime.grammar.calls import calls_plan
+from m1runtime.grammar.calls import Reply, Value
 from m1runtime.grammar.guided import Text
 from m1runtime.grammar.inside import Programs, programs
 from m1runtime.grammar.keywords import Schema
 from m1runtime.grammar.matcher import Constraint, FreeText, Opening, Scanner, State
-from m1runtime.grammar.plain import Node, tree
+from m1runtime.grammar.plain import as_json, tree
 from m1runtime.grammar.reach import unusable
 from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced
 from m1runtime.grammar.schema import Order, compile_schema, free_object, refusal
-from m1runtime.grammar.size import MAX_WEIGHT, weight
 from m1runtime.grammar.table import Plan
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
-from m1runtime.grammar.writer import call_prefix
 
 SEPARATORS = (", ", ": ")
 Mode = Literal["auto", "required"]
@@ -40,14 +37,14 @@ class ToolGrammar:
 
 @dataclass(frozen=True, slots=True)
 class _Calls:
-    """Texts of a tool-calls grammar: after a trigger, as a whole reply, and after a thinking block.
+    """A tool-calls grammar: after a trigger, as a whole reply, and after a thinking block.
 
     `free`: unmasked text may come before the trigger.
     """
 
-    body: Text | Plan
-    direct: Text | Plan
-    after_thinking: Text | Plan
+    body: Plan
+    direct: Plan
+    after_thinking: Plan
     trigger: bytes
     skip: tuple[bytes, bytes]
     free: bool
@@ -55,15 +52,17 @@ class _Calls:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grammar:
-    """An immutable description of the allowed output; `start` gives the constraint of one generation.
-
-    `reports` says, per schema, which keywords are left to validate afterwards.
-    """
+    """An immutable description of the allowed output; `start` gives the constraint of one generation."""
 
     _text: Text | _Calls
-    reports: list[ToolSchemaReport]
+    _values: tuple[tuple[str, Value], ...] = ()
     _after: After | None = None
     _answer: Grammar | None = None
+
+    @property
+    def reports(self) -> list[ToolSchemaReport]:
+        """What is left to validate afterwards, a report for each schema. Plain schemas are enforced as they are."""
+        return [ToolSchemaReport(name) if value.tree else value.compiled.report for name, value in self._values]
 
     @classmethod
     def from_json_schema(
@@ -78,10 +77,8 @@ class Grammar:
         compiled = compile_schema("", schema, separators=separators, tool=False, order=order)
         if compiled is None:
             raise SchemaError(f"the schema cannot be compiled: {refusal(schema, separators=separators)}")
-        value = compiled.value
-        closing = value.text(closing=True) if value.closing else None
-        text = Text(value.text(), True, compiled.names, compiled.instance, compiled.bound, closing)
-        return cls(text, [compiled.report])
+        value = Value(None, None, lambda: compiled)
+        return cls(value.text, (("", value),))
 
     @classmethod
     def from_regex(cls, pattern: str) -> Grammar:
@@ -94,7 +91,7 @@ class Grammar:
         why = _refusal(text)
         if why is not None:
             raise SchemaError(f"the grammar cannot be compiled: {why}")
-        return cls(Text(text), [])
+        return cls(Text(text))
 
     @classmethod
     def tool_calls(
@@ -120,58 +117,22 @@ class Grammar:
         answer where calls are required, two tools of one name, or max_calls < 1.
         """
         _check_tools(tools, max_calls, mode, answer)
-        around = (skip[0].encode(), skip[1].encode())
-        plain = _plain(tools) if answer is None else None
-        if plain is not None:
-
-            def plan(before: str, *, newlines: bool = False) -> Plan:
-                return calls_plan(
-                    plain,
-                    before=before,
-                    end=end,
-                    separators=SEPARATORS,
-                    max_calls=max_calls if parallel else 1,
-                    leading_newlines=newlines,
-                    any_order=order == "any",
-                )
-
-            known = _Calls(
-                plan(""), plan(trigger), plan(trigger, newlines=True), trigger.encode(), around, mode == "auto"
-            )
-            return cls(known, [ToolSchemaReport(tool.name) for tool in tools])
-        compiled = [_compile_tool(tool, order) for tool in tools]
-        value = None if answer is None else _compile_answer(answer, order)
+        values = tuple((tool.name, _arguments(tool, order)) for tool in tools)
+        other = None if answer is None else _answer(answer, order)
         limit = max_calls if parallel else 1
-
-        def text(before: str, *, newlines: bool = False, closing: bool = False) -> str:
-            pairs = [(tool.name, schema.value) for tool, schema in zip(tools, compiled, strict=True)]
-            return writer.tool_calls(
-                pairs,
-                before=before,
-                end=end,
-                separators=SEPARATORS,
-                max_calls=limit,
-                leading_newlines=newlines,
-                answer=value.value if value is not None else None,
-                closing=closing,
-            )
-
-        _fit(tools, compiled, lambda: text(trigger))
-        kinds = [*compiled, *([] if value is None else [value])]
-        bound = _bound(tools, compiled, value, trigger + end)
-        names = any(schema.names for schema in kinds)
-
-        def whole(before: str, *, newlines: bool = False) -> Text:
-            shortest = _shortest(tools, compiled, value, before, end)
-            closing = text(before, newlines=newlines, closing=True) if order == "any" else None
-            return Text(text(before, newlines=newlines), True, names, shortest, bound, closing)
-
-        free = mode == "auto" and value is None
-        calls = _Calls(whole(""), whole(trigger), whole(trigger, newlines=True), trigger.encode(), around, free)
+        reply = Reply(values, trigger, end, SEPARATORS, limit, other, order == "any")
+        calls = _Calls(
+            reply.plan(begun=True),
+            reply.plan(),
+            reply.plan(newlines=True),
+            trigger.encode(),
+            (skip[0].encode(), skip[1].encode()),
+            free=mode == "auto" and other is None,
+        )
         alone = None
         if tools and answer is not None:
             alone = cls.tool_calls((), trigger=trigger, end=end, skip=skip, answer=answer, order=order)
-        return cls(calls, [schema.report for schema in kinds], _answer=alone)
+        return cls(calls, values if other is None else (*values, ("", other)), _answer=alone)
 
     def after(self, tokens: Sequence[int], *, lead: bytes = b"", failed: bytes = b"") -> Grammar:
         """The same text once `tokens` of it stand: `start` gives the constraint of what follows them.
@@ -213,44 +174,6 @@ class Grammar:
         return Opening(direct, after, Scanner(b"", opening, closing, inside=True))
 
 
-def _plain(tools: Sequence[ToolGrammar]) -> list[tuple[str, str, Node]] | None:
-    """Name, schema as JSON and tree of each tool; None if one of them is not plain."""
-    known: list[tuple[str, str, Node]] = []
-    for tool in tools:
-        text, found = tree(tool.schema, separators=SEPARATORS)
-        if found is None:
-            return None
-        known.append((tool.name, text, found))
-    return known
-
-
-def _shortest(
-    tools: Sequence[ToolGrammar],
-    compiled: Sequence[CompiledSchema],
-    answer: CompiledSchema | None,
-    before: str,
-    end: str,
-) -> bytes:
-    """One call and what stands around it, or the answer: the shortest that is known."""
-    pairs = zip(tools, compiled, strict=True)
-    calls = [call_prefix(tool.name, SEPARATORS).encode() + schema.instance for tool, schema in pairs]
-    texts = [before.encode() + b"\n" + call + b"}\n" + end.encode() for call in calls]
-    return min([*texts, *([] if answer is None else [answer.instance])], key=len)
-
-
-def _bound(
-    tools: Sequence[ToolGrammar], compiled: Sequence[CompiledSchema], answer: CompiledSchema | None, around: str
-) -> int | None:
-    """Bytes that finish the calls, or the answer, from any place in them."""
-    calls = [
-        None if schema.bound is None else len(call_prefix(tool.name, SEPARATORS).encode()) + schema.bound
-        for tool, schema in zip(tools, compiled, strict=True)
-    ]
-    bounds = [*calls, *([] if answer is None else [answer.bound])]
-    known = [bound for bound in bounds if bound is not None]
-    return max(known) + len(around.encode()) + 8 if len(known) == len(bounds) else None
-
-
 def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None, mode: Mode, answer: Schema | None) -> None:
     names = [tool.name for tool in tools]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -264,40 +187,29 @@ def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None, mode: Mode
         raise SchemaError(f"max_calls is {max_calls}; it must be at least 1, or None for no bound")
 
 
-def _compile_answer(schema: Schema, order: Order) -> CompiledSchema:
-    """The answer's schema, or any JSON value where that cannot be compiled."""
-    compiled = compile_schema("", schema, separators=SEPARATORS, tool=False, order=order)
-    if compiled is not None:
-        return compiled
-    free = compile_schema("", True, separators=SEPARATORS, tool=False)
-    assert free is not None
-    why = refusal(schema, separators=SEPARATORS)
-    return replace(free, report=ToolSchemaReport("", (Unenforced("", "*", why),)))
+def _arguments(tool: ToolGrammar, order: Order) -> Value:
+    text, plain = tree(tool.schema, separators=SEPARATORS)
+
+    def compile() -> CompiledSchema:
+        compiled = compile_schema(tool.name, tool.schema, separators=SEPARATORS, tool=True, order=order)
+        return compiled or free_object(tool.name, SEPARATORS, "unknown")
+
+    return Value(text or object(), plain, compile)
 
 
-def _compile_tool(tool: ToolGrammar, order: Order) -> CompiledSchema:
-    compiled = compile_schema(tool.name, tool.schema, separators=SEPARATORS, tool=True, order=order)
-    return compiled or free_object(tool.name, SEPARATORS, "unknown")
+def _answer(schema: Schema, order: Order) -> Value:
+    """A value of the answer's schema, or any JSON value where that cannot be compiled."""
 
+    def compile() -> CompiledSchema:
+        compiled = compile_schema("", schema, separators=SEPARATORS, tool=False, order=order)
+        if compiled is not None:
+            return compiled
+        free = compile_schema("", True, separators=SEPARATORS, tool=False)
+        assert free is not None
+        why = refusal(schema, separators=SEPARATORS)
+        return replace(free, report=ToolSchemaReport("", (Unenforced("", "*", why),)))
 
-def _fit(tools: Sequence[ToolGrammar], compiled: list[CompiledSchema], text: Callable[[], str]) -> None:
-    """Each tool compiles alone; where all together are too much, the largest are freed: 1, 2, 4 more ..."""
-    weights = {i: weight(json.loads(schema.text)) for i, schema in enumerate(compiled)}
-
-    def free(why: str) -> None:
-        largest = max(weights, key=lambda i: (weights[i], len(compiled[i].text)))
-        del weights[largest]
-        compiled[largest] = free_object(tools[largest].name, SEPARATORS, f"too large beside the other tools: {why}")
-
-    while sum(weights.values()) > 2 * MAX_WEIGHT:
-        free("too many keys in all")
-    count = 1
-    while (why := unusable(text())) is not None:
-        if not weights:
-            raise SchemaError(f"the tools cannot be compiled together: {why}")
-        for _ in range(min(count, len(weights))):
-            free(why)
-        count *= 2
+    return Value(as_json(schema) or object(), None, compile)
 
 
 def _refusal(lark: str) -> str | None:

@@ -180,14 +180,7 @@ class Guided:
         if known is not None:
             return known.clone()
         vocabulary = self.program.vocabulary
-        mask = torch.zeros(vocabulary.words, dtype=torch.int32)
-        words = (vocabulary.llg.vocab_size + 31) // 32
-        raw = mask if words == vocabulary.words else torch.zeros(words, dtype=torch.int32)
-        self.matcher.unsafe_compute_mask_ptr(raw.data_ptr(), raw.numel() * 4)
-        if raw is not mask:
-            shared = min(words, vocabulary.words)
-            mask[:shared] = raw[:shared]
-        mask &= vocabulary.plain_mask
+        mask = self.raw_mask() & vocabulary.plain_mask
         straddling = self._straddling()
         if straddling is not None and straddling.numel():
             mask |= vocabulary.mask_of([int(token) for token in straddling])
@@ -195,6 +188,18 @@ class Guided:
             mask |= vocabulary.eos_mask
         if early and len(self.program.masks) < MASKS:
             self.program.masks[self.behind] = mask.clone()
+        return mask
+
+    def raw_mask(self) -> Tensor:
+        """int32 [words]: what the matcher allows, eos as it sees it."""
+        vocabulary = self.program.vocabulary
+        mask = torch.zeros(vocabulary.words, dtype=torch.int32)
+        words = (vocabulary.llg.vocab_size + 31) // 32
+        raw = mask if words == vocabulary.words else torch.zeros(words, dtype=torch.int32)
+        self.matcher.unsafe_compute_mask_ptr(raw.data_ptr(), raw.numel() * 4)
+        if raw is not mask:
+            shared = min(words, vocabulary.words)
+            mask[:shared] = raw[:shared]
         return mask
 
     def accept(self, token: int, remaining: int) -> Guided | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from threading import Lock
+from threading import RLock
 from typing import TypeAlias, overload
 from weakref import WeakKeyDictionary
 
@@ -25,7 +25,7 @@ class Programs:
         self._vocabulary = vocabulary
         self._programs: OrderedDict[object, Program | Table] = OrderedDict()
         self._lexicon: Lexicon | None = None
-        self._lock = Lock()
+        self._lock = RLock()
 
     @overload
     def get(self, text: Text) -> Program: ...
@@ -48,7 +48,7 @@ class Programs:
             return Program(self._vocabulary, text)
         if self._lexicon is None:
             self._lexicon = Lexicon(self._vocabulary)
-        return Table(self._lexicon, text)
+        return Table(self._lexicon, text, self.get)
 
 
 _programs: WeakKeyDictionary[TokenizerLike, Programs] = WeakKeyDictionary()

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from m1runtime.grammar.foreign import Foreign
 from m1runtime.grammar.lexeme import DONE, STRING, Lexeme, is_free
 from m1runtime.grammar.places import Lexical, Literal, Place
 from m1runtime.grammar.vocabulary import LONGEST_TOKEN, Vocabulary
@@ -48,6 +49,7 @@ class Lexicon:
         for raw, token in pairs:
             self._ids.setdefault(raw, []).append(token)
         self._longest = max(map(len, self._order), default=0)
+        self._closing = [(raw, token) for raw, token in pairs if b"}" in raw[:-1]]
         self._empty = np.zeros(4 * vocabulary.words, dtype=np.uint8)
         self._entered: dict[tuple[bytes, Lexeme, int], Entered] = {}
 
@@ -94,10 +96,26 @@ class Lexicon:
                     yield made
                 if part.final:
                     yield from self._beyond(text, part.after)
+            elif isinstance(part, Foreign):
+                yield from self._beyond_foreign(text, part)
             else:
                 low, high = self._range(text)
                 if tokens := list(self._found(part, low, high, len(text))):
                     yield self._packed(tokens)
+
+    def _beyond_foreign(self, text: bytes, place: Foreign) -> Iterator[Mask]:
+        """As `_beyond`; after a text, of the tokens whose rest is a token itself."""
+        if text:
+            found = self.vocabulary.beyond(text).among(place.own_mask)
+            if found.numel():
+                yield self._packed([int(token) for token in found])
+            return
+        own = place.own_mask.numpy().view(np.uint8)
+        if own.any():
+            yield own
+        beyond = [token for raw, token in self._closing if not place.allows(token) and place.cross(raw) is not None]
+        if beyond:
+            yield self._packed(beyond)
 
     def _beyond_literal(self, text: bytes, place: Literal) -> Iterator[Mask]:
         whole, known = text + place.text, self._ids

@@ -124,8 +124,9 @@ class Thinking:
         return _within(Thinking(self.calls, scanner), remaining)
 
     def refined(self) -> Thinking:
-        """Itself with the shortest calls after it."""
-        return self if self.calls.known.shortest else Thinking(self.calls.refined(), self.scanner)
+        """Itself with the shortest calls after it, if that makes the way out shorter: tokens join over its parts."""
+        made = Thinking(self.calls.refined(), self.scanner)
+        return made if made.min_tokens < self.min_tokens else self
 
 
 def _overlap(written: bytes, wanted: bytes) -> int:
@@ -184,7 +185,8 @@ class Opening:
         """Itself with the shortest calls, of which one kind is known to be the way out."""
         if self.calls is not None:
             return Opening(self.calls.refined(), self.after, self.scanner, self.text)
-        return Opening(None, self.after.refined(), self.scanner, self.text)
+        made = Opening(None, self.after.refined(), self.scanner, self.text)
+        return made if made.min_tokens < self.min_tokens else self
 
     def _think(self, written: bytes, remaining: int) -> Thinking | Inside | None:
         scanner, rest = self.scanner.scan(written)

@@ -20,7 +20,12 @@ FEW_WAYS = 64
 
 
 class Place(ABC):
-    """A place in the text. `move` is cached; subclasses say what the bytes do."""
+    """A place in the text. `move` is cached; subclasses say what the bytes do.
+
+    `kept`: equal places are one object, so what is found out about it is worth keeping.
+    """
+
+    kept = True
 
     def __init__(self) -> None:
         self._moves: dict[int, Place | None] = {}
@@ -51,6 +56,14 @@ class Place(ABC):
     def accepting(self) -> bool:
         """Whether the text may end here."""
         return False
+
+    @property
+    def fixed(self) -> tuple[bytes, Place] | None:
+        """Bytes that can only follow, and the place after them; None if there is a choice."""
+        if len(self.allowed) != 1 or self.accepting:
+            return None
+        after = self.move(self.allowed[0])
+        return None if after is None else (self.allowed, after)
 
     @property
     def parts(self) -> tuple[Place, ...]:
@@ -96,6 +109,10 @@ class Literal(Place):
         super().__init__()
         self.text, self.after, self._places = text, after, places
         self.allowed = text[:1]
+
+    @property
+    def fixed(self) -> tuple[bytes, Place] | None:
+        return self.text, self.after
 
     @property
     def nearest(self) -> tuple[bytes, Place]:
@@ -285,6 +302,10 @@ class Later(Place):
         return self.real.parts
 
     @property
+    def fixed(self) -> tuple[bytes, Place] | None:
+        return self.real.fixed
+
+    @property
     def nearest(self) -> tuple[bytes, Place]:
         return self.real.nearest
 
@@ -330,10 +351,10 @@ class Places:
             return self.lexical(INTEGER, DIGITS, after)
         return self._once((node, text, after), lambda: Range(node, text, after, self))
 
-    def words(self, ways: Iterable[tuple[bytes, Place]], closing: bytes | None = None) -> Place:
-        """Before one of several texts, each with what follows it; `closing` is on a short way to the end."""
+    def words(self, ways: Iterable[tuple[bytes, Place]], closing: Iterable[bytes] | None = None) -> Place:
+        """Before one of several texts, each with what follows it; `closing` are on a short way to the end."""
         texts, afters = zip(*sorted(ways, key=lambda way: way[0]), strict=True)
-        near = None if closing is None else frozenset({texts.index(closing)})
+        near = None if closing is None else frozenset(bisect_left(texts, text) for text in closing)
         return self.word(Words(texts, afters, near), 0, len(texts), 0)
 
     def word(self, words: Words, low: int, high: int, depth: int) -> Place:
@@ -404,8 +425,8 @@ class Places:
             open_ones = list(range(start, needed[0] + 1 if needed else len(members)))
         ways = {before + members[i].key: self._member(node, i, written, after) for i in open_ones}
         if needed:
-            return self.words(ways.items(), before + members[needed[0]].key)
-        return self.words([*ways.items(), (b"}", after)], b"}")
+            return self.words(ways.items(), (before + members[needed[0]].key,))
+        return self.words([*ways.items(), (b"}", after)], (b"}",))
 
     def _member(self, node: plain.Members, i: int, written: frozenset[int], after: Place) -> Place:
         """The value of a property and what follows it."""

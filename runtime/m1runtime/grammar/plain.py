@@ -293,9 +293,8 @@ _trees: dict[tuple[str, tuple[str, str]], Node | None] = {}
 
 def tree(schema: object, *, separators: tuple[str, str]) -> tuple[str, Node | None]:
     """A tool's schema as JSON, and its tree if it is plain; some are kept."""
-    try:
-        text = json.dumps(schema)
-    except (TypeError, ValueError, RecursionError):
+    text = as_json(schema)
+    if not text:
         return "", None
     key = (text, separators)
     found = _trees.get(key, NEVER)
@@ -304,3 +303,11 @@ def tree(schema: object, *, separators: tuple[str, str]) -> tuple[str, Node | No
         if len(_trees) > _KEPT:
             _trees.clear()
     return text, found
+
+
+def as_json(schema: object) -> str:
+    """A schema as JSON; empty if it is none."""
+    try:
+        return json.dumps(schema)
+    except (TypeError, ValueError, RecursionError):
+        return ""

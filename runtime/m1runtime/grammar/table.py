@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
+from m1runtime.grammar.guided import MARGIN, ROOM, UNBOUNDED, Program, Text
 from m1runtime.grammar.lexicon import Lexicon
 from m1runtime.grammar.path import Path
-from m1runtime.grammar.places import Literal, Place, Places
+from m1runtime.grammar.places import Place, Places
 from m1runtime.grammar.vocabulary import Vocabulary
 
-ROOM = 64
-UNBOUNDED = 1 << 30
-MARGIN = 8
-"""Where bytes are forced, a mask holds their canonical token alone; near the end of the budget the completion's own
-(fewer) tokens are allowed beside it."""
 MAX_PLACES = 50_000
-MAX_MASKS = 1024
+MAX_MASKS = 256
 MAX_EXPANSIONS = 5000
+
+
+Compile: TypeAlias = Callable[[Text], Program]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A plain grammar: `begin` makes its first place; `key` says which grammar it is.
+    """A grammar in places: `begin` makes the first one, with what compiles the values that are not plain.
 
-    `bound`: bytes that finish it from any place.
+    `key` says which grammar it is; `bound`: bytes that finish it from any place, None if no bound is known.
     """
 
     key: object
-    begin: Callable[[Places], Place]
+    begin: Callable[[Places, Compile], Place]
     separators: tuple[str, str]
-    bound: int
+    bound: int | None
     any_order: bool = False
 
 
@@ -50,16 +50,17 @@ class Table:
     `roomy`: with more tokens left than this, any token the grammar takes can be followed to an end.
     """
 
-    def __init__(self, lexicon: Lexicon, plan: Plan) -> None:
+    def __init__(self, lexicon: Lexicon, plan: Plan, compile: Compile) -> None:
         self.lexicon = lexicon
         self.vocabulary: Vocabulary = lexicon.vocabulary
-        self.roomy = plan.bound + plan.bound // 4 + ROOM if self.vocabulary.spells_bytes else UNBOUNDED
-        self._plan = plan
+        known = plan.bound if self.vocabulary.spells_bytes else None
+        self.roomy = UNBOUNDED if known is None else known + known // 4 + ROOM
+        self._plan, self._compile = plan, compile
         self._renew()
 
     def _renew(self) -> None:
         places = Places(self._plan.separators, any_order=self._plan.any_order)
-        first = self._plan.begin(places)
+        first = self._plan.begin(places, self._compile)
         self._places = places
         self._first = Tabled(self, first, self.quick(first))
         self._masks: dict[Place, Tensor] = {}
@@ -79,7 +80,7 @@ class Table:
         found = self._masks.get(place)
         if found is None:
             found = self._mask(place)
-            if len(self._masks) < MAX_MASKS:
+            if place.kept and len(self._masks) < MAX_MASKS:
                 self._masks[place] = found
         return found
 
@@ -97,11 +98,15 @@ class Table:
         """The state at `place` where the budget is so large that no completion is looked for."""
         found = self._free.get(place)
         if found is None:
-            found = self._free[place] = Tabled(self, place, None)
+            found = Tabled(self, place, None)
+            if place.kept:
+                self._free[place] = found
         return found
 
     def forced(self, place: Place) -> Forced | None:
         """The canonical tokens that can only follow; None if there are none."""
+        if not place.kept:
+            return self._forced(place)
         if place not in self._runs:
             self._runs[place] = self._forced(place)
         return self._runs[place]
@@ -139,7 +144,9 @@ class Table:
         """The completion of the fewest tokens: a search by tokens through the ways that lead to the end."""
         found = self._shortest.get(place)
         if found is None:
-            found = self._shortest[place] = self._search(place)
+            found = self._search(place)
+            if place.kept:
+                self._shortest[place] = found
         return found
 
     def _search(self, place: Place) -> Path:
@@ -308,12 +315,7 @@ class Tabled:
 def _forced_bytes(place: Place) -> tuple[bytes, Place]:
     """The bytes that can only follow, and the place after them."""
     run: list[bytes] = []
-    while len(place.allowed) == 1 and not place.accepting:
-        if isinstance(only := place.parts[0], Literal) and len(place.parts) == 1:
-            text, after = only.text, only.after
-        else:
-            text, after = place.allowed, place.move(place.allowed[0])
-        assert after is not None
-        run.append(text)
-        place = after
+    while (fixed := place.fixed) is not None:
+        run.append(fixed[0])
+        place = fixed[1]
     return b"".join(run), place
