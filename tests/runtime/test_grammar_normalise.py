@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft4Validator, Draft7Validator, Draft201909Validator, Draft202012Validator
 from jsonschema.validators import validator_for
 
+from m1runtime.grammar import Grammar, ToolGrammar
 from m1runtime.grammar.effort import UNLIMITED, Effort
 from m1runtime.grammar.normalise import Normal, normalise, plain
 from m1runtime.grammar.normalise_words import all_but
@@ -248,6 +249,23 @@ def test_plain_schemas_are_passed_through_as_they_are() -> None:
 def test_a_malformed_schema_is_left_to_those_who_refuse_it(schema: Any) -> None:
     normal = normalise(schema, UNLIMITED)
     assert normal.schema is schema and not normal.rewritten
+
+
+@pytest.mark.parametrize(
+    "odd", [5, None, [], {"a": 1}, "http://[", "#/x", "urn:x", "\ud800", "%zz", [{}], float("inf")]
+)
+@pytest.mark.parametrize(
+    "keyword",
+    ["$id", "$ref", "$anchor", "$dynamicRef", "$schema", "$defs", "format", "type", "required", "enum", "items"],
+)
+def test_values_of_the_wrong_kind_are_no_exceptions(keyword: str, odd: Any) -> None:
+    for schema in (
+        {keyword: odd, "not": A},
+        {"properties": {"a": {keyword: odd}}, "not": A},
+        {"$ref": "urn:y", keyword: odd},
+    ):
+        normalise(schema, UNLIMITED)
+        Grammar.tool_calls([ToolGrammar("tool", schema)])
 
 
 def test_nesting_and_products_end() -> None:

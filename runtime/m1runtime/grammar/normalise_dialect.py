@@ -27,6 +27,10 @@ _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum
 _DEPENDENT = frozenset({"dependentRequired", "dependentSchemas"})
 
 
+_ODD = (ValueError, TypeError, AttributeError, LookupError)
+"""What the library that follows references raises for identifiers and schemas of wrong types."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What references are resolved against, and the number of the draft."""
@@ -50,8 +54,11 @@ class Scope:
         if isinstance(node.get("$schema"), str):
             scope = replace(scope, draft=draft_of(node, self.draft))
         if "$id" in node and not (scope.draft <= 7 and "$ref" in node):
-            resource = Resource(node, DRAFT202012)
-            scope = replace(scope, resolver=self.resolver.in_subresource(resource))
+            try:
+                resolver = self.resolver.in_subresource(Resource(node, DRAFT202012))
+            except _ODD:
+                raise Malformed from None
+            scope = replace(scope, resolver=resolver)
         return scope
 
     def follow(self, keyword: str, reference: str) -> tuple[Any, Scope] | None:
@@ -61,18 +68,21 @@ class Scope:
                 found = lookup_recursive_ref(self.resolver)
             else:
                 found = self.resolver.lookup(reference)
-        except (Unresolvable, ValueError, LookupError):
+        except (Unresolvable, *_ODD):
             return None
         return found.contents, replace(self, resolver=found.resolver)
 
 
 def scope_of(root: Node, *, dynamic: bool) -> Scope:
-    """The scope of a document; beside itself it knows the meta-schemas."""
+    """The scope of a document; beside itself it knows the meta-schemas. Raises Malformed."""
     draft = draft_of(root, 2020)
     specification = specification_with(str(root.get("$schema", "")), default=DRAFT202012)
     resource: Resource[Any] = Resource(root, specification)
     registry: SchemaRegistry = _known() if "json-schema.org" in str(root) else Registry[Any]()
-    return Scope(registry.resolver_with_root(resource), draft, dynamic)
+    try:
+        return Scope(registry.resolver_with_root(resource), draft, dynamic)
+    except _ODD:
+        raise Malformed from None
 
 
 def _known() -> SchemaRegistry:
@@ -124,7 +134,9 @@ def _spelled(node: Node) -> Node:
             continue
         elif keyword in ("minimum", "maximum") and node.get(f"exclusive{keyword.capitalize()}") is True:
             said[f"exclusive{keyword.capitalize()}"] = value
-        elif keyword in _DEPENDENT and isinstance(value, dict):
+        elif keyword in _DEPENDENT:
+            if not isinstance(value, dict):
+                raise Malformed
             said[keyword] = {**said.get(keyword, {}), **value}
         elif keyword in ASSERTIONS:
             said[keyword] = value
@@ -204,7 +216,7 @@ _WELL: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("unevaluatedItems", "unevaluatedProperties"), _schema),
     **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), _schemas),
     **dict.fromkeys(("properties", "patternProperties", "dependentSchemas", "if"), _named_schemas),
-    **dict.fromkeys(("$ref", "$dynamicRef", "$recursiveRef", "pattern"), _is(str)),
+    **dict.fromkeys(("$ref", "$dynamicRef", "$recursiveRef", "pattern", "format"), _is(str)),
     "contains": _counted,
     "dependentRequired": _named_strings,
     "enum": _is(list),

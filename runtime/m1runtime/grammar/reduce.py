@@ -66,7 +66,7 @@ class Reducer:
         node = self._with_names_found(node, path)
         reduced: dict[str, Any] = {}
         for keyword, value in node.items():
-            if keyword in _DROPPED or (keyword == "format" and value not in FORMATS):
+            if keyword in _DROPPED or (keyword == "format" and not (isinstance(value, str) and value in FORMATS)):
                 continue
             why = self._no_pattern(value) if keyword == "pattern" else _unusable(keyword, value)
             if why is not None:
