@@ -5,7 +5,7 @@ an object, which becomes the arguments of one tool. A .json file is an MCP serve
 one of the tools within a budget; budgets from the shortest possible upwards are tried, and random ones beyond.
 
 A call is judged by its tool's original schema. Where the tool's report is empty, every call must be valid; where it
-names what the mask leaves out, validation is what finds the rest. No reply may be cut.
+names what the mask leaves out, validation is what finds the rest. No reply may be cut, nor stuck before its end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import m1runtime
 from benchmarks import report
 from m1runtime import Engine, Grammar, ModelConfig, SamplingParams
 from m1runtime.checkpoint import expected_tensors
-from m1runtime.errors import BudgetError
+from m1runtime.errors import BudgetError, GenerationError
 from m1runtime.grammar import ToolGrammar
 from m1runtime.tokenizer import Tokenizer
 
@@ -139,7 +139,13 @@ def run(engine: Engine, cases: list[Case], options: argparse.Namespace) -> dict[
         for budget in _budgets(shortest, Random(f"{options.seed}/{number}"), options):
             params = SamplingParams(max_new_tokens=budget, temperature=1.0, top_p=1.0, seed=options.seed + budget)
             prompts = [[1, 2, 3 + i] for i in range(options.replies)]
-            for done in engine.generate(prompts, params, grammar):
+            try:
+                replies = engine.generate(prompts, params, grammar)
+            except GenerationError as error:
+                counts.update(replies=len(prompts), stuck=1)
+                failures.append(f"{case.source} {number}, budget {budget} of {shortest}: {error}")
+                continue
+            for done in replies:
                 counts.update(replies=1, tokens=len(done.ids), forced=done.forced_tokens)
                 found = Counter(cut=1) if done.finish_reason != "stop" else judge.reply(done.text)
                 counts.update(found)
