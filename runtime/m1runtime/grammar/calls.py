@@ -8,8 +8,9 @@ from functools import cached_property
 
 from m1runtime.grammar.foreign import Foreign
 from m1runtime.grammar.guided import Text
-from m1runtime.grammar.places import Place, Places
-from m1runtime.grammar.plain import Node
+from m1runtime.grammar.place import Place
+from m1runtime.grammar.places import Places
+from m1runtime.grammar.plain import ENDLESS, Node
 from m1runtime.grammar.report import CompiledSchema
 from m1runtime.grammar.table import Compile, Plan
 from m1runtime.grammar.writer import call_prefix
@@ -70,7 +71,7 @@ class Reply:
         trees = [value.tree for value in values if value.tree is not None]
         around = len((self.begin + self.end).encode()) + 8
         most = max((tree.most for tree in trees), default=0) + max(heads, default=0) + around
-        return most if len(trees) == len(values) else None
+        return most if len(trees) == len(values) and most < ENDLESS else None
 
 
 class _Body:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 
 from torch import Tensor
 
 from m1runtime.grammar.guided import Guided, Program
-from m1runtime.grammar.places import Place
+from m1runtime.grammar.place import Place
 
 CLOSE = b"}"
 
@@ -49,8 +48,9 @@ class Foreign(Place):
     def nearest(self) -> tuple[bytes, Place]:
         return self.state.known.text, self.after
 
-    def closers(self) -> Iterable[tuple[bytes, Place]]:
-        return [(self.state.refined().known.text, self.after)]
+    def closers(self) -> list[tuple[bytes, Place]]:
+        self.state = self.state.refined()  # So that what is walked to from here knows its shortest way too.
+        return [(self.state.known.text, self.after)]
 
     @cached_property
     def own_mask(self) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from m1runtime.grammar.foreign import Foreign
 from m1runtime.grammar.lexeme import DONE, STRING, Lexeme, is_free
-from m1runtime.grammar.places import Lexical, Literal, Place
+from m1runtime.grammar.place import Lexical, Literal, Name, Place
 from m1runtime.grammar.vocabulary import LONGEST_TOKEN, Vocabulary
 
 Mask: TypeAlias = NDArray[np.uint8]
@@ -96,12 +96,22 @@ class Lexicon:
                     yield made
                 if part.final:
                     yield from self._beyond(text, part.after)
+            elif isinstance(part, Name):
+                yield from self._beyond_name(text, part)
             elif isinstance(part, Foreign):
                 yield from self._beyond_foreign(text, part)
             else:
                 low, high = self._range(text)
                 if tokens := list(self._found(part, low, high, len(text))):
                     yield self._packed(tokens)
+
+    def _beyond_name(self, text: bytes, place: Name) -> Iterator[Mask]:
+        made = self._resolved(self._enter(text, STRING, place.state), place.nearest[1])
+        for ending in place.refused():
+            for at in range(*self._range(text + ending)):
+                made[self._tokens[at] >> 3] &= 255 ^ 1 << (self._tokens[at] & 7)
+        if made.any():
+            yield made
 
     def _beyond_foreign(self, text: bytes, place: Foreign) -> Iterator[Mask]:
         """As `_beyond`; after a text, of the tokens whose rest is a token itself."""

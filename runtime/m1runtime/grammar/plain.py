@@ -1,7 +1,7 @@
 """The plain part of JSON Schema, which most tools keep to, as a tree that table masks are made of.
 
-Plain are closed objects, arrays, free strings, numbers, integers with bounds, enums and constants, unions of these, and
-definitions without recursion. What else there is (patterns, lengths, open objects, combinations) is llguidance's.
+Plain are objects, arrays, free strings, numbers, integers with bounds, enums and constants, unions of these, any value,
+and definitions without recursion. What else there is (patterns, lengths, combinations) is llguidance's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ STRING, NUMBER = 24, 24
 """Bytes that finish a string at most (the rest of a character and the quote), and a number."""
 MOST_DIGITS = 10**15
 FEW_ITEMS = 16
+ENDLESS = 1 << 40
+"""Bytes where no bound is known."""
 MAX_SIZE = 20_000
 """Nodes of one schema, definitions counted wherever they are used."""
 
@@ -71,29 +73,38 @@ class Items(Node):
 
     def __init__(self, item: Node, low: int, high: int | None) -> None:
         self.item, self.low, self.high = item, low, high
-        super().__init__(2 + (item.least + 2) * low, 2 + (item.most + 2) * (low + 1))
+        super().__init__(2 + (item.least + 2) * low, min(ENDLESS, 2 + (item.most + 2) * (low + 1)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """A property: its name and the colon as JSON writes them, whether it is required, and its value."""
+    """A property: its name, with the colon as JSON writes them, whether it is required, and its value."""
 
+    name: str
     key: bytes
     required: bool
     value: Node
 
 
 class Members(Node):
-    """An object of these properties and no others, in this order."""
+    """An object of these properties, in this order; `extra`: what any other property may be, None for none."""
 
-    __slots__ = ("members",)
+    __slots__ = ("extra", "members", "names")
 
-    def __init__(self, members: tuple[Member, ...]) -> None:
-        self.members = members
+    def __init__(self, members: tuple[Member, ...], extra: Node | None = None) -> None:
+        self.members, self.extra = members, extra
+        self.names = frozenset(one.name for one in members)
         sizes = [(len(one.key) + 2, one) for one in members]
         least = 2 + sum(size + one.value.least for size, one in sizes if one.required)
         most = 2 + sum(size + one.value.most for size, one in sizes if one.required)
-        super().__init__(least, most + max((size + one.value.most for size, one in sizes), default=0))
+        longest = max((size + one.value.most for size, one in sizes), default=0)
+        super().__init__(least, ENDLESS if extra is not None else min(ENDLESS, most + longest))
+
+
+class Anything(Node):
+    """Any value."""
+
+    __slots__ = ()
 
 
 class Either(Node):
@@ -106,6 +117,7 @@ class Either(Node):
         super().__init__(min(one.least for one in choices), max(one.most for one in choices))
 
 
+ANYTHING = Anything(1, ENDLESS)
 NEVER = Node(0, 0)
 """A value that cannot be: an enumeration of other types than its own."""
 
@@ -169,10 +181,14 @@ class _Reader:
 
     def _node(self, schema: object, depth: int) -> Node:
         self._size += 1
+        if schema is True:
+            return ANYTHING
         if not isinstance(schema, dict) or depth > MAX_DEPTH or self._size > MAX_SIZE:
             raise NotPlain
         node = cast("JsonObject", schema)
         keys = {key for key in node if key not in _ANNOTATIONS}
+        if not keys:
+            return ANYTHING
         if keys == {"$ref"}:
             return self._reference(node["$ref"], depth)
         if keys == {"anyOf"} or (keys == {"oneOf"} and len(node["oneOf"]) == 1):
@@ -256,14 +272,17 @@ class _Reader:
         return Items(self._possible(self._node(node.get("items"), depth + 1)), low, high)
 
     def _object(self, node: JsonObject, depth: int) -> Node:
-        properties = node.get("properties")
+        properties: object = node.get("properties", {})
         if not isinstance(properties, dict) or len(cast("JsonObject", properties)) > MAX_KEYS:
             raise NotPlain
-        closed = node.get("additionalProperties", None if self._tool else True)
-        if closed is not False and not (closed is None and "additionalProperties" not in node):
+        if not self._tool and "additionalProperties" not in node:
             raise NotPlain
+        more: object = node.get("additionalProperties", "properties" not in node)
+        extra = None if more is False else self._possible(self._node(more, depth + 1))
         required = node.get("required", [])
-        if not isinstance(required, list) or not set(cast("list[str]", required)) <= properties.keys():
+        if not isinstance(required, list) or not set(cast("list[str]", required)) <= set(
+            cast("JsonObject", properties)
+        ):
             raise NotPlain
         needed = set(cast("list[str]", required))
         key = self._separators[1].encode()
@@ -271,10 +290,10 @@ class _Reader:
         for name, value in cast("JsonObject", properties).items():
             read = self._node(value, depth + 1)
             if read is not NEVER:
-                members.append(Member(json_text(name) + key, name in needed, read))
+                members.append(Member(name, json_text(name) + key, name in needed, read))
             elif name in needed:
                 raise NotPlain
-        return Members(tuple(members))
+        return Members(tuple(members), extra)
 
 
 def _is_of(value: object, kind: tuple[type, ...]) -> bool:

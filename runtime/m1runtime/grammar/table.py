@@ -8,10 +8,12 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from m1runtime.grammar.foreign import Foreign
 from m1runtime.grammar.guided import MARGIN, ROOM, UNBOUNDED, Program, Text
 from m1runtime.grammar.lexicon import Lexicon
 from m1runtime.grammar.path import Path
-from m1runtime.grammar.places import Place, Places
+from m1runtime.grammar.place import Place
+from m1runtime.grammar.places import Places
 from m1runtime.grammar.vocabulary import Vocabulary
 
 MAX_PLACES = 50_000
@@ -150,8 +152,9 @@ class Table:
         return found
 
     def _search(self, place: Place) -> Path:
-        came: dict[Place, tuple[Place, int, bytes] | None] = {place: None}
-        level = [place]
+        first = self._known_way(place)
+        came: dict[Place, tuple[Place, int, bytes] | None] = {first: None}
+        level = [first]
         while level and len(came) < MAX_EXPANSIONS:
             following: list[Place] = []
             for here in level:
@@ -171,18 +174,27 @@ class Table:
         while ways:
             text, place, rest = ways.pop()
             if not rest:
-                ways += [(text, after, more) for more, after in place.closers() if more]
-                ways += [(text, after, b"") for more, after in place.closers() if not more and after is not place]
+                closers = place.closers()
+                ways += [(text, after, more) for more, after in closers if more]
+                ways += [(text, after, b"") for more, after in closers if not more and after is not place]
                 continue
             for end in range(1, len(rest) + 1):
                 longer = text + rest[:end]
                 token = self.lexicon.token(longer)
                 if token is not None and (after := here.walk(longer)) is not None:
-                    yield token, longer, after
+                    yield token, longer, self._known_way(after)
                 if not self.lexicon.covers(longer):
                     break
             else:
                 ways.append((text + rest, place, b""))
+
+    def _known_way(self, place: Place) -> Place:
+        """The place itself; instead of a foreign one, of which no two are equal, the text that ends it."""
+        inner = place.parts[0]
+        if not isinstance(inner, Foreign):
+            return place
+        text, after = inner.closers()[0]
+        return self._places.literal(text, after)
 
     def _traced(self, came: dict[Place, tuple[Place, int, bytes] | None], end: Place) -> Path:
         tokens: list[int] = [self.vocabulary.eos]
