@@ -23,7 +23,7 @@ from m1runtime.grammar.places import Places
 from m1runtime.grammar.schema import compile_schema
 from m1runtime.grammar.table import Plan, Table, Tabled
 from m1runtime.grammar.vocabulary import vocabulary
-from m1runtime.grammar.writer import Value, tool_calls
+from m1runtime.grammar.writer import Value, call_prefix
 from m1runtime.tokenizer import Tokenizer
 
 SEPARATORS = (", ", ": ")
@@ -92,16 +92,12 @@ def guided_of(schemas: dict[str, Any]) -> Guided:
         assert compiled is not None and compiled.report.enforced
         pairs.append((name, compiled.value))
         names = names or compiled.names
-    lark = tool_calls(
-        pairs,
-        before="<tool_calls>",
-        end="</tool_calls>",
-        separators=SEPARATORS,
-        max_calls=None,
-        leading_newlines=False,
-        answer=None,
-        closing=False,
-    )
+    lines = ['start: "<tool_calls>\\n" call "\\n" (call "\\n")* "</tool_calls>"']
+    lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(pairs))))
+    for i, (name, value) in enumerate(pairs):
+        lines.append(f'call_{i}: {json.dumps(call_prefix(name, SEPARATORS))} args_{i} "}}"')
+        lines.append(f"args_{i}: {value.root}")
+    lark = "\n".join(lines) + "\n"
     start = Program(vocabulary(NANO), Text(lark, True, names)).start
     assert start is not None
     return start

@@ -32,15 +32,6 @@ def too_big(schema: object) -> str | None:
     return f"nested deeper than {MAX_DEPTH} levels"
 
 
-def weight(schema: object) -> int:
-    """What compiling costs, in squared keys of objects; for a schema that compiled."""
-    level, total = [schema], 0
-    for _ in range(MAX_DEPTH):
-        total += _weight(level)
-        level = [child for node in level for child in _children(node)]
-    return total
-
-
 def _weight(level: list[object]) -> int:
     return sum(len(cast("dict[str, Any]", node)) ** 2 for node in level if isinstance(node, dict))
 

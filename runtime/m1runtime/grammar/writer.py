@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llguidance import regex_to_lark
 
 from m1runtime.grammar.keywords import Schema
-
-MAX_LEADING_NEWLINES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,43 +55,6 @@ def json_text(text: str) -> str:
 def literal(text: str) -> str:
     """A Lark literal that matches `text`."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def tool_calls(
-    tools: Sequence[tuple[str, Value]],
-    *,
-    before: str,
-    end: str,
-    separators: tuple[str, str],
-    max_calls: int | None,
-    leading_newlines: bool,
-    answer: Value | None = None,
-    closing: bool = False,
-) -> str:
-    """Lark text of a calls block, `before` "\\n" call "\\n" [call "\\n" ...] `end`, or of the answer in its place.
-
-    `tools`: (name, value of its arguments); `before`: what stands in front of the body (the trigger, or nothing
-    when it has been written already); `max_calls`: None for any number; `answer`: a JSON value; `closing`: the text
-    that completions are searched in.
-    """
-    opened = f"{literal(before)} " if before else ""
-    more = "" if max_calls == 1 else ' (call "\\n")*' if max_calls is None else f' (call "\\n"){{0,{max_calls - 1}}}'
-    block = f'{opened}"\\n" call "\\n"{more} {literal(end)}'
-    kinds = [block] if tools else []
-    kinds += ["answer"] if answer is not None else []
-    lines = [f"start: {'LEAD? ' if leading_newlines else ''}({' | '.join(kinds)})"]
-    if leading_newlines:
-        lines.append(f"LEAD: /\\n{{1,{MAX_LEADING_NEWLINES}}}/")
-    if answer is not None:
-        lines.append(f"answer: {answer.root}")
-    if tools:
-        lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
-    for i, (name, arguments) in enumerate(tools):
-        lines.append(f'call_{i}: {literal(call_prefix(name, separators))} args_{i} "}}"')
-        lines.append(f"args_{i}: {arguments.root}")
-    values = [value for _, value in tools] + ([answer] if answer is not None else [])
-    lines += dict.fromkeys(line for value in values for line in value.lines(closing=closing))
-    return "\n".join(lines) + "\n"
 
 
 def json_value(schema: str) -> str:
