@@ -106,7 +106,8 @@ def ours(schema: Any, order: Literal["schema", "any"] = "schema") -> tuple[Accep
         grammar = Grammar.from_json_schema(schema, order=order)
     except SchemaError as error:
         raise Refused(str(error)) from error
-    return lambda text: takes(grammar, text), not grammar.reports[0].enforced
+    told = grammar.reports[0]
+    return lambda text: takes(grammar, text), bool(told.unenforced or told.annotations)
 
 
 def takes(grammar: Grammar, text: str) -> bool:

@@ -217,7 +217,7 @@ def _unenforced(tool: Tool) -> list[dict[str, str]]:
     from m1agent.prompt.envelope import Envelope
 
     reports = LocalModel("m1-nano").reports(Envelope((tool.spec,), "required"))
-    return [asdict(item) for report in reports for item in report.unenforced]
+    return [asdict(item) for report in reports for item in (*report.unenforced, *report.annotations)]
 
 
 def list_models(given: argparse.Namespace) -> int:

@@ -266,3 +266,15 @@ def test_a_name_written_twice_counts_for_nothing() -> None:
 def test_a_schema_that_admits_nothing_is_refused_and_said_so(schema: Any) -> None:
     with pytest.raises(SchemaError, match="admits nothing"):
         Grammar.from_json_schema(schema)
+
+
+def test_formats_that_are_annotations_are_told() -> None:
+    kinds = ("date", "uri-template", "ipv4", "of-our-own")
+    schema = {"type": "object", "properties": {kind: {"type": "string", "format": kind} for kind in kinds}}
+    (report,) = Grammar.tool_calls([ToolGrammar("f", schema)]).reports
+    assert report.enforced
+    told = {item.path: item.why for item in report.annotations}
+    assert told == {
+        "/properties/date": "date: its shape alone",
+        "/properties/uri-template": "uri-template: an annotation",
+    }

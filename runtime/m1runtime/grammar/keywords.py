@@ -10,6 +10,13 @@ Schema: TypeAlias = "dict[str, Any] | bool"
 
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"})
 """Formats that the mask enforces; the others are annotations."""
+LOOSE_FORMATS = frozenset({"date-time", "time", "date", "hostname"})
+"""Of these, those of which the mask holds the shape but not every rule, such as the days of a month."""
+STANDARD_FORMATS = FORMATS | {
+    "idn-email", "idn-hostname", "iri", "iri-reference", "json-pointer", "regex", "relative-json-pointer",
+    "uri-reference", "uri-template",
+}  # fmt: skip
+"""Those that JSON Schema 2020-12 defines."""
 TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
 ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
+from m1runtime.grammar.keywords import STANDARD_FORMATS
 from m1runtime.grammar.size import MAX_DEPTH, MAX_KEYS
 
 JsonObject: TypeAlias = "dict[str, Any]"
@@ -187,6 +188,8 @@ class _Reader:
             raise NotPlain
         node = cast("JsonObject", schema)
         keys = {key for key in node if key not in _ANNOTATIONS}
+        if "format" in keys and node["format"] not in STANDARD_FORMATS:
+            keys.discard("format")
         if not keys:
             return ANYTHING
         if keys == {"$ref"}:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from m1runtime.grammar.keywords import Node, Schema, places
+from m1runtime.grammar.keywords import FORMATS, LOOSE_FORMATS, STANDARD_FORMATS, Node, Schema, places
 from m1runtime.grammar.writer import Value
 
 
@@ -24,12 +24,15 @@ class Unenforced:
 class ToolSchemaReport:
     """What the grammar enforces of one schema; `enforced` when nothing is left to validate afterwards.
 
-    `in_order`: JSON pointers of the objects that take properties in the schema's order alone, though any was asked for.
+    `annotations`: formats of which the mask holds the shape at most. As JSON Schema says, a format is an annotation:
+    nothing checks the rest of it. `in_order`: JSON pointers of the objects that take properties in the schema's order
+    alone, though any was asked for.
     """
 
     name: str
     unenforced: tuple[Unenforced, ...] = ()
     in_order: tuple[str, ...] = ()
+    annotations: tuple[Unenforced, ...] = ()
 
     @property
     def enforced(self) -> bool:
@@ -58,6 +61,18 @@ class CompiledSchema:
     def value(self) -> Value:
         """What the grammar is made of."""
         return self.rules or Value.in_order(self.text)
+
+
+def loose_formats(schema: Schema) -> tuple[Unenforced, ...]:
+    """The standard formats in a schema that the mask does not hold in full."""
+    return tuple(
+        Unenforced(path, "format", f"{kind}: {'its shape alone' if kind in FORMATS else 'an annotation'}")
+        for node, path in places(schema)
+        if isinstance(node, dict)
+        and isinstance(kind := cast("Node", node).get("format"), str)
+        and kind in STANDARD_FORMATS
+        and (kind in LOOSE_FORMATS or kind not in FORMATS)
+    )
 
 
 def short(message: str) -> str:

@@ -27,7 +27,7 @@ from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, open_objects, respel
 from m1runtime.grammar.normalise import Normal, normalise, plain
 from m1runtime.grammar.reach import Reach, compiles, reach
 from m1runtime.grammar.reduce import Reducer
-from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced, blame
+from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced, blame, loose_formats
 from m1runtime.grammar.size import too_big
 from m1runtime.grammar.writer import json_value, with_options
 
@@ -93,7 +93,8 @@ def _compile_schema(
             compiled = _compile if order == "schema" else _compile_any_order
             found = compiled(name, reduced, lost, separators, Effort(SECONDS / 2, clock))
             if isinstance(found, CompiledSchema):
-                return replace(found, report=normal.reported(found.report))
+                told = replace(normal.reported(found.report), annotations=loose_formats(cast("Schema", schema)))
+                return replace(found, report=told)
             reason = found
     elif reason is None:
         reason = f"a schema is an object or a boolean, not {type(schema).__name__}"
