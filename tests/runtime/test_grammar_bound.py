@@ -103,7 +103,7 @@ def test_calls_are_closed_at_every_budget_around_the_place_where_the_proof_begin
 
 
 def test_grammars_of_one_schema_share_their_program_and_lend_no_mask() -> None:
-    schema = closed(["city"], city=TEXT)
+    schema = closed(["city"], city=TEXT | {"minLength": 1})
     first, second = (Grammar.from_json_schema(schema) for _ in range(2))
     assert isinstance(first._text, Text)
     assert programs(BYTES).get(first._text) is programs(BYTES).get(second._text)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ from m1runtime.grammar.vocabulary import byte_tokenizer
 
 SAMPLE = Path(__file__).parents[1] / "data" / "bfcl-sample.jsonl"
 CASES = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
-INTEGER, STRING = {"type": "integer"}, {"type": "string"}
+INTEGER, STRING = {"type": "integer", "multipleOf": 1}, {"type": "string"}
+"""Not plain, so that the rules are what is tested here; of the tables, test_grammar_table.py speaks."""
 CLOSED: dict[str, Any] = {"type": "object", "additionalProperties": False}
 POINT = CLOSED | {"properties": {"x": INTEGER, "y": INTEGER}, "required": ["x", "y"]}
 TREE = CLOSED | {

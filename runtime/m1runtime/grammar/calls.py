@@ -120,3 +120,13 @@ class _Body:
         made = self._places.fork([again, self._close], (self._close,))
         assert made is not None
         return made
+
+
+def value_plan(key: object, tree: Node, separators: tuple[str, str], *, any_order: bool) -> Plan:
+    """One JSON value of a plain schema."""
+
+    def start(places: Places, compile: Compile) -> Place:
+        return places.value(tree, places.end)
+
+    bound = tree.most + 8 if tree.most < ENDLESS else None
+    return Plan((key, separators, any_order), start, separators, bound, any_order)

@@ -11,7 +11,7 @@ from llguidance import LLMatcher
 from m1runtime.errors import BudgetError, SchemaError
 from m1runtime.grammar import writer
 from m1runtime.grammar.again import After, resumed
-from m1runtime.grammar.calls import Reply, Value
+from m1runtime.grammar.calls import Reply, Value, value_plan
 from m1runtime.grammar.guided import Text
 from m1runtime.grammar.inside import Programs, programs
 from m1runtime.grammar.keywords import Schema
@@ -54,7 +54,7 @@ class _Calls:
 class Grammar:
     """An immutable description of the allowed output; `start` gives the constraint of one generation."""
 
-    _text: Text | _Calls
+    _text: Text | Plan | _Calls
     _values: tuple[tuple[str, Value], ...] = ()
     _after: After | None = None
     _answer: Grammar | None = None
@@ -74,6 +74,10 @@ class Grammar:
         are there. Keywords that cannot be enforced are listed in `reports`. Raises SchemaError when the rest cannot be
         compiled.
         """
+        text, plain = tree(schema, separators=separators, tool=False)
+        if plain is not None:
+            plan = value_plan(text, plain, separators, any_order=order == "any")
+            return cls(plan, (("", Value(text, plain, lambda: free_object("", separators, "unknown"))),))
         compiled = compile_schema("", schema, separators=separators, tool=False, order=order)
         if compiled is None:
             raise SchemaError(f"the schema cannot be compiled: {refusal(schema, separators=separators)}")
@@ -160,7 +164,7 @@ class Grammar:
 
     def _first(self, known: Vocabulary, compiled: Programs) -> State | None:
         calls = self._text
-        if isinstance(calls, Text):
+        if not isinstance(calls, _Calls):
             return compiled.get(calls).start
         opening, closing = calls.skip
         if calls.free:
@@ -188,7 +192,7 @@ def _check_tools(tools: Sequence[ToolGrammar], max_calls: int | None, mode: Mode
 
 
 def _arguments(tool: ToolGrammar, order: Order) -> Value:
-    text, plain = tree(tool.schema, separators=SEPARATORS)
+    text, plain = tree(tool.schema, separators=SEPARATORS, tool=True)
 
     def compile() -> CompiledSchema:
         compiled = compile_schema(tool.name, tool.schema, separators=SEPARATORS, tool=True, order=order)

@@ -11,7 +11,7 @@ from torch import Tensor
 from m1runtime.errors import BudgetError
 from m1runtime.grammar.guided import Program
 from m1runtime.grammar.inside import Inside
-from m1runtime.grammar.table import Table
+from m1runtime.grammar.table import Table, Tabled
 from m1runtime.grammar.vocabulary import Vocabulary
 
 AnyState = TypeVar("AnyState", "Thinking", "Opening")
@@ -231,9 +231,15 @@ class Constraint:
             raise BudgetError(remaining, self.min_tokens)
 
     def mask(self) -> Tensor | None:
-        """int32 [ceil(V/32)] on the CPU, LSB first, 1 = allowed; None: free text, anything may follow."""
+        """int32 [ceil(V/32)] on the CPU, LSB first, 1 = allowed; None: free text, anything may follow.
+
+        It may be shared: not to be changed.
+        """
+        state = self._state
+        if isinstance(state, Tabled):
+            return state.mask(self._remaining)
         if self._known >= self._remaining:
-            self._state = self._state.refined()
+            self._state = state.refined()
         return self._state.mask(self._remaining)
 
     def answering(self, mask: Tensor) -> Tensor | None:

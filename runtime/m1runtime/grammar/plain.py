@@ -310,18 +310,18 @@ def json_text(value: Any) -> bytes:
 
 
 _KEPT = 1024
-_trees: dict[tuple[str, tuple[str, str]], Node | None] = {}
+_trees: dict[tuple[str, tuple[str, str], bool], Node | None] = {}
 
 
-def tree(schema: object, *, separators: tuple[str, str]) -> tuple[str, Node | None]:
-    """A tool's schema as JSON, and its tree if it is plain; some are kept."""
+def tree(schema: object, *, separators: tuple[str, str], tool: bool) -> tuple[str, Node | None]:
+    """A schema as JSON, and its tree if it is plain; some are kept."""
     text = as_json(schema)
     if not text:
         return "", None
-    key = (text, separators)
+    key = (text, separators, tool)
     found = _trees.get(key, NEVER)
     if found is NEVER:
-        found = _trees[key] = read(schema, separators=separators, tool=True)
+        found = _trees[key] = read(schema, separators=separators, tool=tool)
         if len(_trees) > _KEPT:
             _trees.clear()
     return text, found

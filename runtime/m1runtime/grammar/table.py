@@ -254,11 +254,12 @@ class Tabled:
         program, path = self.program, self.path
         if self.finished:
             return program.vocabulary.eos_mask
-        mask = program.mask(self.place)
         if path is None or 2 * len(path.tokens) + MARGIN <= remaining:
-            return mask
+            return program.mask(self.place)
+        if len(path.tokens) >= remaining:
+            path = self.refined().known
         first = program.vocabulary.mask_of(path.tokens[:1])
-        return first if len(path.tokens) >= remaining else mask | first
+        return first if len(path.tokens) >= remaining else program.mask(self.place) | first
 
     def accept(self, token: int, remaining: int) -> Tabled | None:
         """The state after `token`, if the grammar takes it and what is left of the budget can complete it."""
