@@ -96,7 +96,8 @@ class _Body:
 
     def _call(self, count: int) -> Place:
         places = self._places
-        rest = places.literal(b"}\n", places.later(("more", count), lambda: self._more(count)))
+        near = self._close.nearest
+        rest = places.literal(b"}\n", places.later(("more", count), lambda: self._more(count), near))
         heads = [(call_prefix(name, self._reply.separators).encode(), value) for name, value in self._reply.tools]
         plain = [head for head, value in heads if value.tree is not None]
         ways = [(head, places.later((head, count), self._maker(value, rest))) for head, value in heads]

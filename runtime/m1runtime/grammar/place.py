@@ -330,11 +330,11 @@ def _name(spelled: bytes) -> str:
 
 
 class Later(Place):
-    """What `make` makes, once it is asked for."""
+    """What `make` makes, once it is asked for. `near`: a short way from there to the end, where it is known before."""
 
-    def __init__(self, make: Callable[[], Place]) -> None:
+    def __init__(self, make: Callable[[], Place], near: tuple[bytes, Place] | None = None) -> None:
         super().__init__()
-        self._make = make
+        self._make, self._near = make, near
 
     @cached_property
     def real(self) -> Place:
@@ -359,7 +359,7 @@ class Later(Place):
 
     @property
     def nearest(self) -> tuple[bytes, Place]:
-        return self.real.nearest
+        return self._near or self.real.nearest
 
     def closers(self) -> Iterable[tuple[bytes, Place]]:
         return self.real.closers()

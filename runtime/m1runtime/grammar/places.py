@@ -161,12 +161,14 @@ class Places:
 
         return Literal(before + QUOTE, Name(0, b"", node.names | names, then), self)
 
-    def later(self, key: tuple[object, ...], make: Callable[[], Place]) -> Place:
-        """What `make` makes, once it is asked for; `key` says what that is."""
-        return self._late(key, make, kept=True)
+    def later(
+        self, key: tuple[object, ...], make: Callable[[], Place], near: tuple[bytes, Place] | None = None
+    ) -> Place:
+        """What `make` makes, once it is asked for; `key` says what that is, `near` is a short way to the end."""
+        return self._once(("later", *key), lambda: Later(make, near))
 
     def _late(self, key: tuple[object, ...], make: Callable[[], Place], *, kept: bool) -> Place:
-        return self._once(("later", *key), lambda: Later(make)) if kept else Later(make)
+        return self.later(key, make) if kept else Later(make)
 
     def _once(self, key: tuple[object, ...], make: Callable[[], Place]) -> Place:
         found = self._known.get(key)
