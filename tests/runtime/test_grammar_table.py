@@ -281,6 +281,28 @@ def _one(constraint: Constraint, left: int, pick: random.Random) -> list[int]:
     raise AssertionError("no allowed token was accepted")
 
 
+def test_forced_runs_leave_the_models_own_spelling_open() -> None:
+    names = ["find_flights", "fiogrioprak_grol", "fi", "get_weather", "get_weather_now"]
+    table, spelled = table_of({name: SCHEMAS[n % len(SCHEMAS)] for n, name in enumerate(names)}), 0
+    for name in names:
+        for arguments in ("{}", '{"a": "x", "b": 1}', '{"n": null, "on": true}'):
+            text = f'<tool_calls>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_calls>'
+            if table.start.place.walk(text.encode()) is None:
+                continue
+            tokens, state, spelled = NANO.encode(text, special=False), table.start, spelled + 1
+            while tokens:
+                run = state.forced(1 << 29)
+                if run is not None:
+                    assert list(run[0]) == tokens[: len(run[0])], text
+                    tokens, state = tokens[len(run[0]) :], run[1]
+                    continue
+                assert tokens[0] in tokens_of(state.mask(1 << 29)), text
+                after = state.accept(tokens.pop(0), 1 << 29)
+                assert after is not None
+                state = after
+    assert spelled > 4
+
+
 @pytest.mark.parametrize("any_order", [False, True])
 def test_made_up_names_come_once_and_are_no_declared_ones(any_order: bool) -> None:
     schema = {"type": "object", "properties": {"ab": {"type": "integer"}}, "additionalProperties": {"type": "null"}}

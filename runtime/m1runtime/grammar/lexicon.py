@@ -60,15 +60,6 @@ class Lexicon:
             made |= some
         return torch.frombuffer(bytearray(made.tobytes()), dtype=torch.int32)
 
-    def beyond(self, text: bytes, place: Place) -> Tensor | None:
-        """int32 [words]: the tokens that begin with `text`, which leads to `place`, and go on; None if none do."""
-        if not self.goes_on(text, place):
-            return None
-        made = self._empty.copy()
-        for some in self._beyond(text, place):
-            made |= some
-        return torch.frombuffer(bytearray(made.tobytes()), dtype=torch.int32)
-
     def goes_on(self, text: bytes, place: Place) -> bool:
         """Whether a token begins with `text`, which leads to `place`, and goes on."""
         return len(text) < LONGEST_TOKEN and self.covers(text) and next(self._beyond(text, place), None) is not None

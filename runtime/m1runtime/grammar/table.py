@@ -14,7 +14,7 @@ from m1runtime.grammar.lexicon import Lexicon
 from m1runtime.grammar.path import Path
 from m1runtime.grammar.place import Place
 from m1runtime.grammar.places import Places
-from m1runtime.grammar.vocabulary import Vocabulary
+from m1runtime.grammar.vocabulary import LONGEST_TOKEN, Vocabulary
 
 MAX_PLACES = 50_000
 MAX_MASKS = 256
@@ -87,12 +87,9 @@ class Table:
         return found
 
     def _mask(self, place: Place) -> Tensor:
-        vocabulary = self.vocabulary
-        run, after = _forced_bytes(place)
-        canonical = vocabulary.canonical(run) if run else None
-        if canonical:
-            first, beyond = vocabulary.mask_of(canonical[:1]), self.lexicon.beyond(run, after)
-            return first if beyond is None else first | beyond
+        forced, vocabulary = self.forced(place), self.vocabulary
+        if forced is not None:
+            return vocabulary.mask_of(forced.tokens[:1])
         mask = self.lexicon.mask(place)
         return mask | vocabulary.eos_mask if place.accepting else mask
 
@@ -116,15 +113,24 @@ class Table:
     def _forced(self, place: Place) -> Forced | None:
         run, after = _forced_bytes(place)
         tokens = self.vocabulary.canonical(run) if run else None
-        at = 0
-        for count, token in enumerate(tokens or ()):
-            if self.lexicon.goes_on(run[at:], after):
-                # A longer token may take the place of these, as `", "arguments": {"` where `{}` may stand as well.
-                tokens = (tokens or ())[:count]
+        firm, at, count = self._firm(run, after), 0, 0
+        for token in tokens or ():
+            if at + (size := len(self.vocabulary.bytes_of(token))) > firm:
                 break
-            at += len(self.vocabulary.bytes_of(token))
+            at, count = at + size, count + 1
+        if not tokens or not count:
+            return None
         end = after if at == len(run) else place.walk(run[:at])
-        return Forced(tokens, end) if tokens and end is not None else None
+        return None if end is None else Forced(tokens[:count], end)
+
+    def _firm(self, run: bytes, after: Place) -> int:
+        """How many forced bytes come before any token that may begin in them and go on after their end.
+
+        Pieces of such a token would leave the model in a spelling it does not write: `f`, `ind` is no longer open once
+        `fi` stands, nor `", "arguments": {"` once `{` does where `{}` may follow as well.
+        """
+        first = max(0, len(run) - LONGEST_TOKEN)
+        return next((at for at in range(first, len(run)) if self.lexicon.goes_on(run[at:], after)), len(run))
 
     def quick(self, place: Place) -> Path:
         """A completion found without a search."""
