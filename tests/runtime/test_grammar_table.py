@@ -343,6 +343,21 @@ def test_ten_thousand_words_and_three_hundred_tools() -> None:
         assert (end is not None and end.accepting) == valid
 
 
+def test_the_shortest_call_may_be_that_of_any_tool() -> None:
+    long = {"type": "object", "properties": {"a_rather_long_name": {"const": "and a long value"}}}
+    long["required"] = ["a_rather_long_name"]
+    short = {"type": "object", "properties": {"s": {"type": "string", "pattern": "^[ab]$"}}}
+
+    def least(**schemas: Any) -> int:
+        tools = [ToolGrammar(name, schema) for name, schema in schemas.items()]
+        return Grammar.tool_calls(tools, mode="required", skip=("", "")).start(NANO, max_new_tokens=999).min_tokens
+
+    alone = least(short=short)
+    assert alone < least(long=long) and least(long=long, short=short) == alone
+    many = {f"tool_number_{i}_of_many": long for i in range(100)}
+    assert least(**many, short=short) == alone
+
+
 def test_a_required_value_that_cannot_be_is_not_plain() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer", "enum": ["1"]}, "m": {"type": "null"}}}
     assert plain.read(schema, separators=SEPARATORS, tool=True) is not None

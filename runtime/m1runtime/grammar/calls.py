@@ -101,7 +101,7 @@ class _Body:
         heads = [(call_prefix(name, self._reply.separators).encode(), value) for name, value in self._reply.tools]
         plain = [head for head, value in heads if value.tree is not None]
         ways = [(head, places.later((head, count), self._maker(value, rest))) for head, value in heads]
-        return places.words(ways, plain or None)
+        return places.words(ways, quick=plain or None)
 
     def _maker(self, value: Value, rest: Place) -> Callable[[], Place]:
         return lambda: self._value(value, rest)

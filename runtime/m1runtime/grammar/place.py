@@ -196,11 +196,16 @@ class Range(Place):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """Texts in order, none twice, each with what follows it; `closing` are those on a short way to the end."""
+    """Texts in order, none twice, each with what follows it.
+
+    `closing`: those that the shortest way to the end may go through, None for all; `quick`: those that some short way
+    is looked for through.
+    """
 
     texts: tuple[bytes, ...]
     afters: tuple[Place, ...]
     closing: frozenset[int] | None = None
+    quick: frozenset[int] | None = None
 
 
 class Word(Place):
@@ -222,13 +227,17 @@ class Word(Place):
 
     @property
     def nearest(self) -> tuple[bytes, Place]:
-        return min(self.closers(), key=lambda way: len(way[0]))
+        return min(self._ways(self.words.quick or self.words.closing), key=lambda way: len(way[0]))
 
     def closers(self) -> list[tuple[bytes, Place]]:
+        return self._ways(self.words.closing)
+
+    def _ways(self, some: frozenset[int] | None) -> list[tuple[bytes, Place]]:
         words, inside = self.words, range(self.low, self.high)
-        some = [i for i in words.closing if i in inside] if words.closing else []
-        few = sorted(some or inside, key=lambda i: len(words.texts[i]))[:FEW_WAYS]
-        return [(words.texts[i][self.depth :], words.afters[i]) for i in few]
+        chosen = [i for i in some if i in inside] if some else []
+        ways = sorted(chosen or inside, key=lambda i: len(words.texts[i]))
+        alike = words.afters[self.low] is words.afters[self.high - 1]
+        return [(words.texts[i][self.depth :], words.afters[i]) for i in (ways[:FEW_WAYS] if alike else ways)]
 
     def walk(self, text: bytes) -> Place | None:
         texts = self.words.texts

@@ -46,11 +46,19 @@ class Places:
             return self.lexical(INTEGER, DIGITS, after)
         return self._once((node, text, after), lambda: Range(node, text, after, self))
 
-    def words(self, ways: Iterable[tuple[bytes, Place]], closing: Iterable[bytes] | None = None) -> Place:
-        """Before one of several texts, each with what follows it; `closing` are on a short way to the end."""
+    def words(
+        self,
+        ways: Iterable[tuple[bytes, Place]],
+        closing: Iterable[bytes] | None = None,
+        quick: Iterable[bytes] | None = None,
+    ) -> Place:
+        """Before one of several texts, each with what follows it; `closing` and `quick` as in `Words`."""
         texts, afters = zip(*sorted(ways, key=lambda way: way[0]), strict=True)
-        near = None if closing is None else frozenset(bisect_left(texts, text) for text in closing)
-        return self.word(Words(texts, afters, near), 0, len(texts), 0)
+        near, some = (
+            None if given is None else frozenset(bisect_left(texts, text) for text in given)
+            for given in (closing, quick)
+        )
+        return self.word(Words(texts, afters, near, some), 0, len(texts), 0)
 
     def word(self, words: Words, low: int, high: int, depth: int) -> Place:
         """Inside one of several texts."""

@@ -18,7 +18,7 @@ from m1runtime.grammar.vocabulary import LONGEST_TOKEN, Vocabulary
 
 MAX_PLACES = 50_000
 MAX_MASKS = 256
-MAX_EXPANSIONS = 5000
+MAX_EXPANSIONS = 20_000
 
 
 Compile: TypeAlias = Callable[[Text], Program]
