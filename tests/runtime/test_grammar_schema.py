@@ -278,3 +278,9 @@ def test_formats_that_are_annotations_are_told() -> None:
         "/properties/date": "date: its shape alone",
         "/properties/uri-template": "uri-template: an annotation",
     }
+
+
+@pytest.mark.parametrize(("step", "told"), [(0.01, True), (0.5, False), (3, False)])
+def test_multiples_that_validators_round_are_checked_afterwards(step: float, told: bool) -> None:
+    grammar = Grammar.from_json_schema({"type": "number", "multipleOf": step})
+    assert [item.keyword for item in grammar.reports[0].unenforced] == (["multipleOf"] if told else [])

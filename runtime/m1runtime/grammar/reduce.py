@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 from typing import Any, cast
 
 from m1runtime.grammar.effort import Effort
@@ -72,6 +73,8 @@ class Reducer:
             if why is not None:
                 self._lose(path, keyword, why)
                 continue
+            if keyword == "multipleOf" and _rounded(value):
+                self._lose(path, keyword, "validators divide in binary fractions, and may refuse a multiple")
             reduced[keyword] = self._value(keyword, value, f"{path}/{pointer(keyword)}", may_close=may_close)
         if closes:
             reduced["additionalProperties"] = False
@@ -155,3 +158,8 @@ def _is_finite(value: float) -> bool:
         return math.isfinite(float(value))
     except OverflowError:
         return False
+
+
+def _rounded(step: object) -> bool:
+    """Whether a step, as written, is no binary fraction."""
+    return isinstance(step, float) and Fraction(str(step)) != Fraction(step)
