@@ -362,3 +362,28 @@ def test_a_required_value_that_cannot_be_is_not_plain() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer", "enum": ["1"]}, "m": {"type": "null"}}}
     assert plain.read(schema, separators=SEPARATORS, tool=True) is not None
     assert plain.read(schema | {"required": ["n"]}, separators=SEPARATORS, tool=True) is None
+
+
+WORDS = ["type", "enum", "const", "anyOf", "oneOf", "$ref", "$defs", "properties", "required", "items", "minItems"]
+WORDS += ["additionalProperties", "minimum", "format", "object", "array", "string", "integer", "#/$defs/a", "a"]
+GARBAGE = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(GARBAGE)
+@settings(max_examples=300, deadline=None)
+def test_what_is_no_schema_is_not_plain_and_no_exception(schema: object) -> None:
+    for tool in (True, False):
+        node = plain.read(schema, separators=SEPARATORS, tool=tool)
+        if node is not None:
+            places = Places(SEPARATORS)
+            assert places.value(node, places.end).walk(b"") is not None
+
+
+def test_an_enumeration_of_objects_is_not_plain() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "object", "enum": [{"x": 1}, {}]}}}
+    assert plain.read(schema, separators=SEPARATORS, tool=True) is None
+    assert Grammar.tool_calls([ToolGrammar("f", schema)]).reports[0].enforced

@@ -131,7 +131,7 @@ def read(schema: object, *, separators: tuple[str, str], tool: bool) -> Node | N
     """The tree of a plain schema (in the tool reading if `tool`), or None; never more work than MAX_SIZE nodes."""
     try:
         return _Reader(schema, separators, tool).root()
-    except (NotPlain, RecursionError, TypeError, ValueError, UnicodeEncodeError):
+    except (NotPlain, RecursionError, TypeError, ValueError, LookupError, AttributeError):
         return None
 
 
