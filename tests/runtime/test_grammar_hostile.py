@@ -153,6 +153,8 @@ HOSTILE: dict[str, Callable[[], Any]] = {
         **object_of(a={}, b={}),
         "dependentRequired": {"a": ["b"], "b": ["a"], "c": ["d"]},
     },
+    "arguments that are strings": lambda: {"enum": ["A", "B"]},
+    "arguments of a type and a constant that differ": lambda: {"type": "object", "const": "A"},
     "keywords of wrong types": lambda: {
         "type": 7,
         "properties": [],

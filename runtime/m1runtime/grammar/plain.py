@@ -236,8 +236,10 @@ class _Reader:
         values = cast("list[object]", given)
         types = node.get("type")
         if types is not None:
-            kinds = [_PYTHON[kind] for kind in ([types] if isinstance(types, str) else types)]
-            values = [value for value in values if any(_is_of(value, kind) for kind in kinds)]
+            named = [types] if isinstance(types, str) else types
+            if not all(isinstance(kind, str) and kind in _PYTHON for kind in named):
+                raise NotPlain
+            values = [value for value in values if any(_is_of(value, _PYTHON[kind]) for kind in named)]
         if any(not isinstance(value, (str, bool, int, type(None))) for value in values):
             raise NotPlain
         return NEVER if not values else Words([json_text(value) for value in values])
