@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -232,3 +233,29 @@ def test_tokens_that_are_no_bytes_are_refused() -> None:
     poor["model"] |= {"vocab": {"a": 0, "<unk>": 1}, "merges": []}
     with pytest.raises(TokenizerError, match="changes text"):
         Tokenizer(json.dumps(poor), eos_token=END)
+
+
+def test_a_thought_is_ended_in_time_before_a_call_whose_pattern_has_ends_of_several_lengths() -> None:
+    known = tokenizer("m1-nano")
+    uuid = "^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+    names = {"type": {"enum": ["EiffelActivityStartedEvent"]}, "version": {"enum": ["1.1.0"]}}
+    properties = {"id": {"type": "string", "pattern": uuid}, **names, "time": {"type": "integer"}}
+    meta = {"type": "object", "properties": properties, "required": list(properties)}
+    schema = {"properties": {"meta": meta}, "required": ["meta"]}
+    grammar = Grammar.tool_calls([ToolGrammar("tool", schema)], mode="required")
+    least = grammar.start(known, max_new_tokens=10_000).min_tokens
+    for seed in range(4):
+        random, left = Random(seed), least + 15
+        constraint, ids = grammar.start(known, max_new_tokens=left), list[int]()
+        opening = known.encode("<think>", special=False)
+        while not constraint.done:
+            mask = constraint.mask()
+            assert mask is not None
+            allowed = opening[:1] or [i for i in range(known.vocab_size) if mask[i // 32] >> (i % 32) & 1]
+            opening = opening[1:]
+            random.shuffle(allowed)
+            token = next((token for token in allowed if constraint.try_accept(token, left - 1)), None)
+            assert token is not None, (seed, left, known.decode(ids))
+            ids.append(token)
+            left -= 1
+        assert left >= 0

@@ -230,6 +230,8 @@ class Guided:
     def proved(self, path: Path | None, remaining: int) -> Guided | None:
         """Itself with a completion of at most `remaining` tokens, `path` if that is one."""
         after = self
+        if path is not None and len(path.tokens) > remaining:
+            path = self.check(path.text, shortest=False)  # the tokenizer's own spelling may not be the shortest
         if path is None or len(path.tokens) > remaining:
             after = self.caught_up()
             path = after.search_fast(remaining) or after.search(remaining)

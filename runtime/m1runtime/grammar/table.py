@@ -300,8 +300,15 @@ class Tabled:
 
     def feed(self, raw: bytes, remaining: int) -> Tabled | None:
         """The state after bytes that a token has written beyond the place where this grammar began."""
-        after = self.place.walk(raw)
-        return None if after is None else Tabled(self.program, after, self.program.quick(after)).within(remaining)
+        after, old = self.place.walk(raw), self.path
+        if after is None:
+            return None
+        path = self.program.quick(after)
+        if old is not None and old.text.startswith(raw):
+            # What was promised before it began: another end may take more tokens.
+            text = old.text[len(raw) :]
+            path = Path(self.program.vocabulary.closing(text), text, False)
+        return Tabled(self.program, after, path).within(remaining)
 
     def within(self, remaining: int) -> Tabled | None:
         """Itself, with a shorter completion if need be, if the budget can complete it."""
@@ -325,10 +332,16 @@ class Tabled:
         return PlaceBytes(self.place)
 
     def refined(self) -> Tabled:
-        """Itself with the shortest completion there is."""
-        if self.finished or (self.path is not None and self.path.shortest):
+        """Itself with the shortest completion there is: the one at hand where the search, which knows one end of a
+        foreign place, has none shorter.
+        """
+        old = self.path
+        if self.finished or (old is not None and old.shortest):
             return self
-        return Tabled(self.program, self.place, self.program.shortest(self.place))
+        path = self.program.shortest(self.place)
+        if old is not None and len(tokens := self.program.vocabulary.closing(old.text)) < len(path.tokens):
+            path = Path(tokens, old.text, True)
+        return Tabled(self.program, self.place, path)
 
 
 def _forced_bytes(place: Place) -> tuple[bytes, Place]:
