@@ -123,16 +123,27 @@ class Executor:
             done = 0
             while done < total:
                 spans = self._next_spans(sequences, drafts)
-                try:
-                    self._settle(spans, self._forward(spans))
-                except BaseException:
-                    # Some layers have advanced and others not: go back to a state known to be whole.
-                    for span in spans:
-                        self._restore(span.sequence, known=span.start, cause="interrupted")
-                    raise
+                self.compute(spans)
                 done += sum(span.stop - span.start for span in spans)
                 if progress is not None:
                     progress(done, total)
+
+    def compute(self, spans: Sequence[Span]) -> None:
+        """One forward pass over `spans`, each of a settled sequence and beginning where that one is computed to.
+
+        A draft may follow only where its span ends the sequence. Raises ClosedError for a released sequence, and leaves
+        every sequence whole whatever is raised.
+        """
+        with self._lock:
+            if not self.live.issuperset(span.sequence for span in spans):
+                raise ClosedError("the session is closed")
+            try:
+                self._settle(spans, self._forward(spans))
+            except BaseException:
+                # Some layers have advanced and others not: go back to a state known to be whole.
+                for span in spans:
+                    self._restore(span.sequence, known=span.start, cause="interrupted")
+                raise
 
     def settle(self, sequence: SequenceState) -> None:
         """Ends a trial: the state is that after it if all of it came true, else that before it.
@@ -235,12 +246,12 @@ class Executor:
                 room -= len(draft.tokens) if draft is not None else 0
         return spans
 
-    def _forward(self, spans: list[Span], *, every_row: bool = False) -> Output:
+    def _forward(self, spans: Sequence[Span], *, every_row: bool = False) -> Output:
         self.counters.forwards += 1
         with torch.inference_mode():
             return self.model.forward(self._pack(spans, every_row=every_row), self.states, self.pages)
 
-    def _pack(self, spans: list[Span], *, every_row: bool) -> Batch:
+    def _pack(self, spans: Sequence[Span], *, every_row: bool) -> Batch:
         ids: list[int] = []
         positions: list[int] = []
         kv_rows: list[int] = []
@@ -276,7 +287,7 @@ class Executor:
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
-    def _settle(self, spans: list[Span], output: Output) -> None:
+    def _settle(self, spans: Sequence[Span], output: Output) -> None:
         row = exported = 0
         for span in spans:
             sequence, boundaries = span.sequence, span.boundaries if span.sequence.boundaries else []
