@@ -7,6 +7,7 @@
     ├── ToolsetNotFound         no installed toolset has that name
     ├── ModelError              a model could not write its reply
     │   ├── ModelNotFound       no model goes by that name
+    │   ├── ContextFull         the conversation has more tokens than the model's context holds
     │   └── ReplayMismatch      a replayed model was asked something else than was recorded
     ├── GuardError              a guard failed, so nobody knows what it would have said
     ├── RunStopped              a result was unwrapped whose run ended before an answer
@@ -16,6 +17,7 @@
     ├── StoreError              a file of conversations cannot be read or written
     │   ├── ConversationNotFound    the store holds no conversation of that id
     │   └── ConversationChanged     someone else went on with the conversation since it was opened
+    ├── ServeError              a server that cannot be started as asked
     └── McpError                an MCP server could not be reached or misbehaved
 
 What a run can meet (limits, cancellation, loops, a failing model) is no exception: the run's result says it.
@@ -93,6 +95,10 @@ class ModelNotFound(ModelError):
     """No model goes by that name."""
 
 
+class ContextFull(ModelError):
+    """The conversation has more tokens than the model's context holds; the text says how many."""
+
+
 class ReplayMismatch(ModelError):
     """A replayed model was asked something else than was recorded; the text shows the difference."""
 
@@ -114,6 +120,10 @@ class RunStopped(M1AgentError):
 
 class SchemaError(M1AgentError):
     """A JSON Schema that is none, or one that refers to something outside itself."""
+
+
+class ServeError(M1AgentError):
+    """A server that cannot be started as asked; the text names the field and the remedy."""
 
 
 class McpError(M1AgentError):

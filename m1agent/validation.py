@@ -85,10 +85,39 @@ class ArgumentsSchema:
         return Checked(value, tuple(coercions), problems, tuple(_place(leaf) for leaf in leaves))
 
 
+class AnswerSchema:
+    """The schema of an answer in JSON, which may be any value.
+
+    Raises:
+        SchemaError: no valid schema, or it refers to something outside itself.
+    """
+
+    def __init__(self, schema: JsonSchema) -> None:
+        self._allowance = Allowance()
+        try:
+            self._validator = _validator(schema, self._allowance, any_value=True)
+        except RecursionError:
+            raise SchemaError("the schema is nested too deeply") from None
+
+    def problem(self, text: str) -> str | None:
+        """What is wrong with an answer, up to a cap; None where it fits."""
+        try:
+            self._allowance.start()
+            value = json.loads(text)
+            leaves = [leaf for error in self._validator.iter_errors(value) for leaf in _leaves(error)]
+            return "\n".join(cap(line for leaf in leaves for line in problem_lines(leaf))) or None
+        except ValueError as error:
+            return f"The answer is not valid JSON: {error}"
+        except RecursionError:
+            return "The answer is nested too deeply."
+        except TooSlow:
+            return "The answer could not be checked in time: its schema is too complex."
+
+
 # Schemas
 
 
-def _validator(schema: JsonSchema, allowance: Allowance) -> _Validator:
+def _validator(schema: JsonSchema, allowance: Allowance, *, any_value: bool = False) -> _Validator:
     kind = validator_for(schema, default=Draft202012Validator)
     try:
         cast("Any", kind).check_schema(schema, format_checker=_patterns())
@@ -96,7 +125,7 @@ def _validator(schema: JsonSchema, allowance: Allowance) -> _Validator:
         raise SchemaError(
             f"not a JSON Schema: at {dotted(tuple(error.absolute_path)) or 'the top'}: {error.message[:200]}"
         ) from error
-    if "object" not in type_names(schema.get("type", "object")):
+    if not any_value and "object" not in type_names(schema.get("type", "object")):
         raise SchemaError(f"the arguments of a tool are an object, not {shown(schema['type'])}")
     schema = _of_one_dialect(schema)
     _check_references(schema)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 
-from m1agent.errors import ModelError
+from m1agent.errors import ContextFull, ModelError
 from m1agent.events import ModelEvent, ReplyFinished
 from m1agent.messages import Message, Setup
 from m1agent.models.base import Settings
@@ -62,6 +62,8 @@ class LocalModel:
         max_tokens: bound of a reply where neither settings nor limits give one.
         device, dtype: as for `Engine.from_pretrained`.
 
+    `constrained`: a grammar keeps every call and answer in its schema.
+
     A folder's `generation_config.json` gives the sampling defaults, as in transformers: `do_sample: false` is greedy.
     """
 
@@ -76,6 +78,8 @@ class LocalModel:
         self._loading = threading.Lock()
         self._defaults: Settings | None = None
         self._grammars: list[_Compiled] = []
+
+    constrained = True
 
     @property
     def name(self) -> str:
@@ -309,7 +313,7 @@ class LocalThread:
         """Before anything is computed, so that the figure is that of the whole."""
         whole, context = session.length + len(self._new), self._model.engine.config.max_position_embeddings
         if whole >= context:
-            raise ModelError(
+            raise ContextFull(
                 f"the conversation has {whole} tokens, and the context of '{self._model.name}' holds {context}; "
                 "shorten it with Agent(compaction=...), a smaller ResultBudget, or conversation.rewind(...)"
             )
