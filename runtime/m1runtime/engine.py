@@ -15,6 +15,7 @@ from torch import Tensor
 
 from m1runtime.checkpoint import load
 from m1runtime.config import ModelConfig
+from m1runtime.devices import as_device, as_dtype
 from m1runtime.errors import ConfigError, SessionError, TokenizerError
 from m1runtime.executor import Executor, Progress
 from m1runtime.generation import (
@@ -24,7 +25,7 @@ from m1runtime.generation import (
     Stream,
     run_together,
 )
-from m1runtime.memory import plan_memory
+from m1runtime.memory import Wish, available_bytes, plan_memory
 from m1runtime.model import Model
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
@@ -112,12 +113,13 @@ class Engine:
         """
         folder = _resolve(path_or_name)
         config = ModelConfig.from_file(folder)
-        device = _device(device)
-        dtype = _dtype(dtype, device)
+        device = as_device(device)
+        dtype = as_dtype(dtype, device)
         has_text = (folder / "tokenizer.json").exists()
         tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
-        tokens = min(4096, config.max_position_embeddings)
-        plan = plan_memory(config, dtype=dtype, device=device, tokens=tokens, limit=memory_limit)
+        wish = Wish(dtype, context=min(4096, config.max_position_embeddings), chunk=prefill_chunk)
+        available = available_bytes(device) if memory_limit is None else memory_limit
+        plan = plan_memory(config, wish, device=str(device), available=available)
         log.info("%s", plan)
         if progress or (progress is None and sys.stderr.isatty()):
             print(plan, file=sys.stderr)
@@ -232,23 +234,3 @@ def _resolve(path_or_name: str | Path) -> Path:
             f"or a bundled model: {', '.join(BUNDLED)}"
         )
     return folder
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise ConfigError(f"device {device!r} is unknown; use cpu, cuda or cuda:<index>") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {device!r}: this machine (or this torch build) has no such GPU; use device='cpu'")
-    return found
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    name = str(dtype).removeprefix("torch.")
-    if name not in names:
-        raise ConfigError(f"dtype {name!r} is not supported; supported: {', '.join(names)}")
-    return names[name]

@@ -1,71 +1,259 @@
-"""What a model will need, before a byte of it is read."""
+"""What a model will need on each device, before a byte of it is read, and the nearest plan that fits when it does not.
+
+Checked against MiniMax-M1: 456.1 B parameters, 40 KiB of bf16 KV a token, 280 MiB of fp32 state a session.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from m1runtime.config import ModelConfig
-from m1runtime.errors import MemoryPlanError
-from m1runtime.layout import parameters
+from m1runtime.errors import ConfigError, MemoryPlanError
+from m1runtime.layout import EMBED, Parameter, parameters
+from m1runtime.shards import check_size, share, tensor_parallel_sizes
 
+CARDS = {"80 GB": 80 * 10**9, "96 GB": 96 * 10**9, "141 GB": 141 * 10**9}
+"""Planned bytes of a card. It has some 6 % more, which the CUDA context and the allocator's gaps take."""
+
+QUANTIZATIONS = ("int8-experts", "int8", "int4-experts", "int4")
+"""Ways to store the large matrices, the largest first; router, norms, embedding and head stay as they are."""
+
+_GIVING_IN = ("quantization", "sessions", "context", "devices")
+_BITS = {"int8": 8, "int4": 4}
+_GROUP = 128  # int4 values with one scale; int8 has one scale a row
 _CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+_SHORTEST = 1024  # no plan is offered with less context
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to run: `sessions` of `context` tokens each, prefilled in chunks, on `devices` tensor-parallel ranks."""
+
+    dtype: torch.dtype
+    context: int
+    sessions: int = 1
+    quantization: str | None = None
+    devices: int = 1
+    chunk: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes needed and available; `total` is the weights plus one session of `tokens` tokens."""
+    """Bytes needed and available on each device."""
 
-    weights: dict[str, int]  # by dtype
+    wish: Wish
+    parameters: int  # of the whole model
+    weights: dict[str, int]  # by how they are stored
     kv_per_token: int
     state_per_session: int
-    tokens: int
+    working: int  # activations of one chunk
     available: int
     device: str
+    context_limit: int
+    nearest: tuple[MemoryPlan, ...] = field(default=(), repr=False)  # plans that fit, when this one does not
 
     @property
     def total(self) -> int:
-        """Weights, one lightning state and the KV of `tokens` tokens, in bytes."""
-        return sum(self.weights.values()) + self.state_per_session + self.tokens * self.kv_per_token
+        """Weights, activations, and the state and KV of every session, in bytes."""
+        return self._fixed + self.wish.sessions * self.per_session
+
+    @property
+    def per_session(self) -> int:
+        """One lightning state and the KV of the whole context, in bytes."""
+        return self.state_per_session + self.wish.context * self.kv_per_token
+
+    @property
+    def fits(self) -> bool:
+        """Whether the total is available."""
+        return self.total <= self.available
+
+    @property
+    def most_sessions(self) -> int:
+        """Sessions of this context that would fit."""
+        return max(0, self.available - self._fixed) // max(1, self.per_session)
+
+    @property
+    def longest_context(self) -> int:
+        """Tokens that each of this many sessions could have, up to the model's own limit."""
+        room = (self.available - self._fixed) // self.wish.sessions - self.state_per_session
+        return min(max(0, room) // max(1, self.kv_per_token), self.context_limit)
+
+    @property
+    def offers(self) -> list[str]:
+        """What to change to get a plan that fits, a line each; empty when this one does."""
+        return [f"{_difference(self.wish, plan.wish)}: {gib(plan.total)}" for plan in self.nearest]
+
+    @property
+    def _fixed(self) -> int:
+        return sum(self.weights.values()) + self.working
 
     def check(self) -> None:
-        """Raises MemoryPlanError when the total exceeds what is available."""
-        if self.total > self.available:
-            raise MemoryPlanError(
-                f"the model needs {self.total:,} bytes ({gib(self.total)}) on {self.device}, "
-                f"{self.available:,} ({gib(self.available)}) are available; "
-                f"use a smaller dtype or a larger device\n{self}"
-            )
+        """Raises MemoryPlanError with the nearest plans that fit when the total exceeds what is available."""
+        if self.fits:
+            return
+        remedy = (
+            "\n  ".join(["what would fit:", *self.offers]) if self.offers else "use a larger device, or more of them"
+        )
+        raise MemoryPlanError(
+            f"the model needs {self.total:,} bytes ({gib(self.total)}) on {self.device}, "
+            f"{self.available:,} ({gib(self.available)}) are available; {remedy}\n{self}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values, bytes and tokens."""
+        wish = asdict(self.wish) | {"dtype": _name(self.wish.dtype)}
+        figures = {name: getattr(self, name) for name in _FIGURES}
+        return {"asked": wish} | figures | {"nearest": [plan.to_dict() for plan in self.nearest]}
 
     def __str__(self) -> str:
-        rows = [(f"weights {dtype}", count) for dtype, count in self.weights.items()]
+        w = self.wish
+        rows = [(f"weights {kind}", count) for kind, count in self.weights.items()]
         rows += [
+            (f"activations of {w.chunk:,} tokens", self.working),
             ("lightning state, a session", self.state_per_session),
             ("KV, a token", self.kv_per_token),
-            (f"KV, {self.tokens:,} tokens", self.tokens * self.kv_per_token),
+            (f"{w.sessions} x state and KV of {w.context:,} tokens", w.sessions * self.per_session),
             ("total", self.total),
             (f"available on {self.device}", self.available),
         ]
-        return "memory plan\n" + "\n".join(f"  {name:<32}{gib(count):>14}" for name, count in rows)
+        each = f", each of {w.devices} devices" if w.devices > 1 else ""
+        size = f"{self.parameters / 1e9:,.1f} B" if self.parameters >= 1e9 else f"{self.parameters / 1e6:,.1f} M"
+        head = f"memory plan: {size} parameters, {w.quantization or _name(w.dtype)}{each}"
+        return head + "\n" + "\n".join(f"  {name:<44}{gib(count):>14}" for name, count in rows)
 
 
-def plan_memory(
-    config: ModelConfig, *, dtype: torch.dtype, device: torch.device, tokens: int, limit: int | None = None
-) -> MemoryPlan:
-    """The plan for a model on a device; `limit` (bytes) replaces what the machine says is available."""
+_FIGURES = (
+    "parameters",
+    "weights",
+    "kv_per_token",
+    "state_per_session",
+    "working",
+    "total",
+    "available",
+    "device",
+    "fits",
+    "most_sessions",
+    "longest_context",
+)
+
+
+def plan_memory(config: ModelConfig, wish: Wish, *, device: str, available: int) -> MemoryPlan:
+    """The plan for a model where `available` bytes can be had on each device.
+
+    Raises ConfigError for an unknown quantization and for a number of devices that the model does not divide into.
+    """
+    plan = _plan(config, wish, device, available)
+    return plan if plan.fits else replace(plan, nearest=tuple(_nearest(config, plan)))
+
+
+def devices_needed(config: ModelConfig, wish: Wish, card: str) -> MemoryPlan | None:
+    """The plan on the fewest cards of a kind (`CARDS`) that hold the wish; None when no number does."""
+    plans = (_plan(config, replace(wish, devices=n), card, CARDS[card]) for n in tensor_parallel_sizes(config))
+    return next((plan for plan in plans if plan.fits), None)
+
+
+def _plan(config: ModelConfig, wish: Wish, device: str, available: int) -> MemoryPlan:
+    check_size(config, wish.devices)
+    if wish.quantization not in (None, *QUANTIZATIONS):
+        raise ConfigError(f"quantization {wish.quantization!r} is not supported; supported: {', '.join(QUANTIZATIONS)}")
+    own = share(config, wish.devices)
     weights: dict[str, int] = {}
-    for parameter in parameters(config).values():
-        kept = torch.float32 if parameter.full else dtype
-        name = str(kept).removeprefix("torch.")
-        weights[name] = weights.get(name, 0) + math.prod(parameter.shape) * kept.itemsize
-    kv = 2 * len(config.softmax_layers) * config.num_key_value_heads * config.head_dim * dtype.itemsize
-    state = len(config.lightning_layers) * config.num_attention_heads * config.head_dim**2 * torch.float32.itemsize
-    available = limit if limit is not None else available_bytes(device)
-    return MemoryPlan(weights, kv, state, tokens, available, str(device))
+    for name, parameter in parameters(own).items():
+        for kind, count in _stored(name, parameter, wish):
+            weights[kind] = weights.get(kind, 0) + count
+    if own.tie_word_embeddings and wish.dtype != torch.float32:
+        weights["float32"] += own.vocab_size * own.hidden_size * 4  # the head's product is fp32
+    return MemoryPlan(
+        wish=wish,
+        parameters=sum(math.prod(parameter.shape) for parameter in parameters(config).values()),
+        weights=weights,
+        kv_per_token=2 * len(own.softmax_layers) * own.num_key_value_heads * own.head_dim * wish.dtype.itemsize,
+        state_per_session=len(own.lightning_layers) * own.num_attention_heads * own.head_dim**2 * 4,
+        working=min(wish.chunk, wish.context) * _bytes_per_token(own, wish.dtype.itemsize),
+        available=available,
+        device=device,
+        context_limit=own.max_position_embeddings,
+    )
+
+
+def _stored(name: str, parameter: Parameter, wish: Wish) -> Iterator[tuple[str, int]]:
+    """How a parameter is kept: (kind, bytes) of its values, and of its scales when it is quantised."""
+    count = math.prod(parameter.shape)
+    scheme, _, part = (wish.quantization or "").partition("-")
+    if parameter.full:
+        yield "float32", 4 * count
+    elif not scheme or name == EMBED or (part == "experts" and ".moe." not in name):
+        yield _name(wish.dtype), wish.dtype.itemsize * count
+    else:
+        yield scheme, count * _BITS[scheme] // 8
+        yield "float32", 4 * (count // parameter.shape[-1] if scheme == "int8" else -(-count // _GROUP))
+
+
+def _bytes_per_token(own: ModelConfig, size: int) -> int:
+    """What one token of a chunk needs at the widest moment of a layer, an upper estimate."""
+    h, inner, f, k = own.hidden_size, own.inner_size, own.intermediate_size, own.num_experts_per_tok
+    lightning = 3 * inner * (size + 4 * 4) + 3 * inner * size
+    experts = k * (h * (size + 4 + 4) + f * (4 * size))
+    return 4 * h * size + max(lightning, experts)
+
+
+def _nearest(config: ModelConfig, plan: MemoryPlan) -> list[MemoryPlan]:
+    """One plan that fits for each way of giving in: the fewest changes first, then in the order of `_GIVING_IN`."""
+    found: dict[tuple[str, ...], MemoryPlan] = {}
+    for wish in _lesser(config, plan):
+        lesser = _plan(config, wish, plan.device, plan.available)
+        for offer in (lesser, *(replace(lesser, wish=shorter) for shorter in _shorter(lesser))):
+            changed = _changes(plan.wish, offer.wish)
+            if offer.fits and not any(set(known) <= set(changed) for known in found):
+                found[changed] = offer
+    order = sorted(found, key=lambda changed: (len(changed), [_GIVING_IN.index(name) for name in changed]))
+    return [found[changed] for changed in order[:4]]
+
+
+def _lesser(config: ModelConfig, plan: MemoryPlan) -> Iterator[Wish]:
+    """Smaller weights, then more devices; a CPU's ranks share one memory, so more of them would not help."""
+    w = plan.wish
+    schemes = [w.quantization, *QUANTIZATIONS[_rank(w.quantization) + 1 :]]
+    more = [n for n in tensor_parallel_sizes(config) if n > w.devices] if plan.device != "cpu" else []
+    for devices in (w.devices, *more):
+        for scheme in schemes:
+            yield replace(w, quantization=scheme, devices=devices)
+
+
+def _shorter(plan: MemoryPlan) -> Iterator[Wish]:
+    if plan.most_sessions:
+        yield replace(plan.wish, sessions=plan.most_sessions)
+    for sessions in {plan.wish.sessions, 1}:
+        context = replace(plan, wish=replace(plan.wish, sessions=sessions)).longest_context
+        if _SHORTEST <= context < plan.wish.context:
+            yield replace(plan.wish, sessions=sessions, context=context // _SHORTEST * _SHORTEST)
+
+
+def _changes(asked: Wish, offered: Wish) -> tuple[str, ...]:
+    return tuple(name for name in _GIVING_IN if getattr(asked, name) != getattr(offered, name))
+
+
+def _difference(asked: Wish, offered: Wish) -> str:
+    return ", ".join(f"{name} {_shown(getattr(offered, name))}" for name in _changes(asked, offered))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rank(quantization: str | None) -> int:
+    return QUANTIZATIONS.index(quantization) if quantization else -1
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def available_bytes(device: torch.device) -> int:

@@ -202,18 +202,6 @@ def test_too_little_memory_is_told_before_a_weight_is_read(
     assert "lightning state, a session" in capsys.readouterr().err
 
 
-def test_m1s_memory_plan_is_the_arithmetic_of_its_config() -> None:
-    from m1runtime.memory import plan_memory
-
-    plan = plan_memory(
-        ModelConfig.from_dict(M1), dtype=torch.bfloat16, device=torch.device("cpu"), tokens=0, limit=2**40
-    )
-    assert plan.kv_per_token == 40_960
-    assert plan.state_per_session == 293_601_280
-    full = 200064 * 6144 + 80 * 32 * 6144 + 160 * 6144 + 70 * 8192 + 6144
-    assert plan.weights == {"bfloat16": 2 * (456_089_655_296 - full), "float32": 4 * full}
-
-
 def test_rows_without_weights_are_never_likely(
     checkpoint: Callable[..., Any], write: Callable[..., Path], tmp_path: Path
 ) -> None:
