@@ -20,9 +20,10 @@ from m1runtime.errors import (
     SessionFileError,
     TokenizerError,
 )
-from m1runtime.generation import Chunk, Completion, Stream
+from m1runtime.generation import Chunk, Completion
 from m1runtime.sampling import SamplingParams
 from m1runtime.session import Session
+from m1runtime.stream import Stream
 from m1runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

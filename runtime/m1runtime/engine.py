@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,20 +19,17 @@ from m1runtime.config import ModelConfig
 from m1runtime.devices import as_device, as_dtype
 from m1runtime.errors import ConfigError, SessionError, TokenizerError
 from m1runtime.executor import Executor, Progress
-from m1runtime.generation import (
-    Chunk,
-    Completion,
-    Generation,
-    Stream,
-    run_together,
-)
+from m1runtime.generation import Chunk, Completion, Generation
 from m1runtime.memory import Wish, available_bytes, plan_memory
 from m1runtime.model import Model
+from m1runtime.requests import Reply
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
+from m1runtime.scheduler import Scheduler
 from m1runtime.sequence import SequenceState
 from m1runtime.session import Session
 from m1runtime.session_file import load_sequence
+from m1runtime.stream import Stream
 from m1runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -90,6 +88,7 @@ class Engine:
         self._executor = Executor(
             model, device=model.embed.device, dtype=model.embed.dtype, page_size=page_size, chunk=prefill_chunk
         )
+        self._scheduler = Scheduler(self._executor)
         self._rules = Rules.of(config, tokenizer, model.embed.device)
 
     @classmethod
@@ -142,27 +141,49 @@ class Engine:
         return self._executor.score(self._check_ids(ids))
 
     def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams | None = None, grammar: Grammar | None = None
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        grammar: Grammar | None = None,
+        *,
+        priority: int = 0,
     ) -> list[Completion]:
         """A completion for each prompt (token ids or text); all go through the model together, each as if alone."""
-        if isinstance(prompts, str):
-            raise SessionError("prompts must be a list of prompts; wrap a single one: [prompt]")
-        params = params or SamplingParams()
-        sequences: list[SequenceState] = []
+        replies = self._replies(prompts, params or SamplingParams(), grammar, priority)
+        self._scheduler.submit(replies)
         try:
-            generations: list[Generation] = []
-            for prompt in prompts:
-                sequence = self._start(prompt)
-                sequences.append(sequence)
-                generations.append(Generation(sequence, params, self._rules, grammar))
-            return run_together(generations, self._executor)
+            return [_last(reply) for reply in replies]
         finally:
-            for sequence in sequences:
-                self._executor.release(sequence)
+            self._scheduler.withdraw(*replies)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None, grammar: Grammar | None = None) -> Stream:
-        """One reply as it grows; its last chunk carries the completion."""
-        return self._session(prompt, keep=0).stream(params, grammar)
+    async def agenerate(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        grammar: Grammar | None = None,
+        *,
+        priority: int = 0,
+    ) -> list[Completion]:
+        """As `generate`, without blocking the event loop; a cancellation ends all of them."""
+        replies = self._replies(prompts, params or SamplingParams(), grammar, priority)
+        self._scheduler.submit(replies)
+        try:
+            return [await _alast(reply) for reply in replies]
+        finally:
+            self._scheduler.cancel(*replies)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        grammar: Grammar | None = None,
+        *,
+        priority: int = 0,
+    ) -> Stream:
+        """One reply as it grows, for `for` or `async for`; its last chunk carries the completion."""
+        generation = self._generation(self._check_ids(self._ids(prompt)), params or SamplingParams(), grammar)
+        session = Session(self._executor, self._scheduler, self._rules, generation.sequence)
+        return Stream(self._scheduler, self._executor, generation, ended=_nothing, priority=priority, owner=session)
 
     def session(self, ids: Prompt = (), *, progress: Progress | None = None) -> Session:
         """A session over `ids`, computed right away."""
@@ -171,7 +192,7 @@ class Engine:
     def load_session(self, path: str | Path) -> Session:
         """A session saved by `Session.save`. Raises SessionFileError when it is damaged or of another model."""
         sequence = load_sequence(self._executor, Path(path), keep=self._snapshots)
-        return Session(self._executor, self._rules, sequence)
+        return Session(self._executor, self._scheduler, self._rules, sequence)
 
     def stats(self) -> EngineStats:
         """Totals so far."""
@@ -209,21 +230,60 @@ class Engine:
 
     def _session(self, prompt: Prompt, *, keep: int, progress: Progress | None = None) -> Session:
         sequence = self._executor.admit(keep=keep)
-        session = Session(self._executor, self._rules, sequence)
+        session = Session(self._executor, self._scheduler, self._rules, sequence)
         session.append(self._ids(prompt), progress=progress)
         return session
 
-    def _start(self, prompt: Prompt) -> SequenceState:
-        ids = self._check_ids(self._ids(prompt))
+    def _replies(
+        self, prompts: Sequence[Prompt], params: SamplingParams, grammar: Grammar | None, priority: int
+    ) -> list[Reply]:
+        if isinstance(prompts, str):
+            raise SessionError("prompts must be a list of prompts; wrap a single one: [prompt]")
+        checked = [self._check_ids(self._ids(prompt)) for prompt in prompts]
+        for budget in {self._rules.budget(len(ids), params) for ids in checked}:
+            self._rules.constrain(grammar, budget)  # What it raises concerns all of them.
+        return [
+            Reply(
+                self._executor,
+                partial(self._generation, ids, params, grammar),
+                ended=self._executor.release,
+                priority=priority,
+            )
+            for ids in checked
+        ]
+
+    def _generation(self, ids: list[int], params: SamplingParams, grammar: Grammar | None) -> Generation:
         sequence = self._executor.admit(keep=0)
-        sequence.tokens = ids
-        return sequence
+        try:
+            sequence.tokens = ids
+            return Generation(sequence, params, self._rules, grammar)
+        except BaseException:
+            self._executor.release(sequence)
+            raise
 
     def _check_ids(self, ids: Sequence[int]) -> list[int]:
         checked = self._rules.check(ids)
         if not checked:
             raise SessionError("a prompt needs at least one token")
         return checked
+
+
+def _last(reply: Reply) -> Completion:
+    while (completion := reply.mailbox.get().completion) is None:
+        pass
+    return completion
+
+
+async def _alast(reply: Reply) -> Completion:
+    completion = None
+    while completion is None:
+        await reply.mailbox.wait()
+        completion = reply.mailbox.get().completion
+    return completion
+
+
+def _nothing(_: SequenceState) -> None:
+    pass
 
 
 def _resolve(path_or_name: str | Path) -> Path:

@@ -200,6 +200,12 @@ class Executor:
                 state = known.state if known else self.states.read(sequence.slot)
                 sequence.remember(length, Snapshot(state, sequence.logits, pinned or bool(known and known.pinned)))
 
+    def end_turn(self, sequence: SequenceState) -> None:
+        """Keeps a snapshot at the end of a reply, if the sequence was not released meanwhile."""
+        with self._lock:
+            if sequence in self.live:
+                self.snapshot(sequence, pinned=False)
+
     def fork(self, sequence: SequenceState) -> SequenceState:
         """A second sequence with the same past: one state copy, pages shared until either writes to them."""
         with self._lock, torch.inference_mode():

@@ -8,7 +8,7 @@ p(x), and otherwise distributed as p without x: that is speculative sampling for
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from m1kernels.sample import apply_mask, apply_repetition_penalty, sample
-from m1runtime.errors import GenerationError, SessionError
+from m1runtime.errors import GenerationError
 from m1runtime.executor import Executor
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
@@ -32,6 +32,8 @@ _UNLIKELY = -1e30
 CALLING = 0.01
 """A model that gives less than this to all beginnings of calls together means to answer. Of two unlikely beginnings the
 mask would else choose one by chance: a model that was never taught to answer in JSON would call tools for ever."""
+
+CHOSEN, FORCED, DRAFTED = range(3)
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -71,12 +73,11 @@ class Generation:
         self.sequence = sequence
         self.params = params
         self.ids: list[int] = []
-        self.forced = 0
-        self.drafted = 0
+        self._origins = bytearray()  # of `ids`: CHOSEN, FORCED or DRAFTED
         self.finish_reason: FinishReason | None = None
         self._rules = rules
-        self._prompt = len(sequence.tokens)
-        self.reused = max(0, self._prompt - sequence.fresh - sequence.pending)
+        self.prompt = len(sequence.tokens)
+        self.reused = max(0, self.prompt - sequence.fresh - sequence.pending)
         self._text = TextStream(rules.tokenizer.token_bytes, params.stop) if rules.tokenizer else None
         self._random: torch.Generator | None = None
         self._drafter = self._make_drafter() if params.drafts or (params.drafts is None and grammar) else None
@@ -127,7 +128,8 @@ class Generation:
             self._text.finish()
         text = self._text.text if self._text else ""
         reason = self.finish_reason or "cancelled"
-        return Completion(tuple(self.ids), text, reason, self._prompt, self.reused, self.forced, self.drafted)
+        forced, drafted = self._origins.count(FORCED), self._origins.count(DRAFTED)
+        return Completion(tuple(self.ids), text, reason, self.prompt, self.reused, forced, drafted)
 
     def cancel(self) -> None:
         """Ends a reply that has not ended by itself."""
@@ -138,12 +140,29 @@ class Generation:
         rest = self._text.finish() if self._text else ""
         return Chunk((), rest, completion=self.completion())
 
+    def truncate(self, count: int) -> None:
+        """Takes back all but the first `count` tokens of a reply that is over; it counts as cancelled then."""
+        del self.ids[count:], self._origins[count:]
+        self.finish_reason = "cancelled"
+        if self._text is not None and self._rules.tokenizer is not None:
+            self._text = TextStream(self._rules.tokenizer.token_bytes, self.params.stop)
+            for token in self.ids:
+                self._text.push(token)
+
+    def account(self, executor: Executor) -> None:
+        """Counts the tokens of a reply that is over, and ends its trial."""
+        counters = executor.counters
+        counters.generated += len(self.ids)
+        counters.forced += self._origins.count(FORCED)
+        counters.reused += self.reused
+        executor.settle(self.sequence)
+        self.sequence.fresh = 0
+
     def _take(self, token: int, drafted: Step | None) -> Iterator[Chunk]:
         if token in self._rules.eos_ids:
             self._end(token)
             return
-        self.drafted += drafted is not None
-        yield self._append([token], forced=False)
+        yield self._append([token], CHOSEN if drafted is None else DRAFTED)
         if self.constraint is not None and self.finish_reason is None:
             yield from self._append_forced(drafted.run if drafted else self.constraint.forced(self.remaining))
         if self.constraint is not None and self.finish_reason != "stop" and self.constraint.done:
@@ -152,11 +171,11 @@ class Generation:
     def _append_forced(self, run: Sequence[int]) -> Iterator[Chunk]:
         end = next((i for i, token in enumerate(run) if token in self._rules.eos_ids), len(run))
         if end:
-            yield self._append(run[:end], forced=True)
+            yield self._append(run[:end], FORCED)
         if end < len(run) and self.finish_reason is None:
             self._end(run[end])
 
-    def _append(self, run: Sequence[int], *, forced: bool) -> Chunk:
+    def _append(self, run: Sequence[int], origin: int) -> Chunk:
         kept: list[int] = []
         shown = ""
         for token in run:
@@ -169,9 +188,9 @@ class Generation:
                 self.finish_reason = "length"
                 break
         self.ids += kept
-        self.forced += len(kept) if forced else 0
+        self._origins += bytes((origin,)) * len(kept)
         self.sequence.tokens += kept
-        return Chunk(tuple(kept), shown, forced)
+        return Chunk(tuple(kept), shown, origin == FORCED)
 
     def _make_drafter(self) -> Drafter:
         from m1runtime.grammar.drafts import Drafter, Lookup
@@ -248,74 +267,3 @@ def _padded(mask: Tensor, logits: Tensor) -> Tensor:
     """The mask over the model's rows: the tokenizer may know fewer tokens, and the rest stay forbidden."""
     words = -(-logits.shape[-1] // 32)
     return torch.nn.functional.pad(mask, (0, words - mask.shape[-1])).view(1, words)
-
-
-class Stream(Iterator[Chunk]):
-    """The chunks of one reply; afterwards `completion` holds it. Closing it early leaves a valid sequence."""
-
-    def __init__(self, generation: Generation, chunks: Generator[Chunk]) -> None:
-        self._generation = generation
-        self._chunks = chunks
-
-    def __next__(self) -> Chunk:
-        return next(self._chunks)
-
-    def close(self) -> None:
-        """Ends the reply here; its finish reason is then "cancelled"."""
-        self._chunks.close()
-        self._generation.cancel()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the reply has ended."""
-        return self._generation.finish_reason is not None
-
-    @property
-    def completion(self) -> Completion:
-        """The finished reply. Raises SessionError while chunks are still to come."""
-        if self._generation.finish_reason is None:
-            raise SessionError("the reply is not finished; iterate to its end or close() it first")
-        return self._generation.completion()
-
-
-def advance(generations: Sequence[Generation], executor: Executor) -> None:
-    """One forward pass (more for a long prompt) over what waits and what is drafted."""
-    proposed = [(generation.sequence, generation.draft()) for generation in generations]
-    drafts = {sequence: draft for sequence, draft in proposed if draft is not None}
-    executor.advance([generation.sequence for generation in generations], drafts=drafts)
-
-
-def run_generation(generation: Generation, executor: Executor) -> Generator[Chunk]:
-    """Forward pass, then a step, until the reply ends."""
-    try:
-        while generation.finish_reason is None:
-            advance([generation], executor)
-            yield from generation.step()
-        yield generation.last_chunk()
-    finally:
-        generation.cancel()
-        finish(generation, executor)
-
-
-def run_together(generations: Sequence[Generation], executor: Executor) -> list[Completion]:
-    """Several replies, all sequences in one ragged forward pass a step."""
-    running = list(generations)
-    while running:
-        advance(running, executor)
-        for generation in running:
-            for _ in generation.step():
-                pass
-        running = [generation for generation in running if generation.finish_reason is None]
-    for generation in generations:
-        finish(generation, executor)
-    return [generation.completion() for generation in generations]
-
-
-def finish(generation: Generation, executor: Executor) -> None:
-    """Accounts for a reply that ended."""
-    counters = executor.counters
-    counters.generated += len(generation.ids)
-    counters.forced += generation.forced
-    counters.reused += generation.reused
-    executor.settle(generation.sequence)
-    generation.sequence.fresh = 0

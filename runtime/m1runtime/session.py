@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,11 +12,14 @@ from torch import Tensor
 
 from m1runtime.errors import ClosedError, SessionError
 from m1runtime.executor import Executor, Progress
-from m1runtime.generation import Chunk, Completion, Generation, Stream, run_generation
+from m1runtime.generation import Completion, Generation
+from m1runtime.requests import Prefill, Reply
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
+from m1runtime.scheduler import Scheduler
 from m1runtime.sequence import SequenceState
 from m1runtime.session_file import load_sequence, save_sequence
+from m1runtime.stream import Stream
 
 if TYPE_CHECKING:
     from m1runtime.grammar import Grammar
@@ -29,22 +31,25 @@ class Session:
     Whatever the history (splits, forks, rewinds, files), results equal one uncached forward pass over `tokens`.
     """
 
-    def __init__(self, executor: Executor, rules: Rules, sequence: SequenceState) -> None:
+    def __init__(self, executor: Executor, scheduler: Scheduler, rules: Rules, sequence: SequenceState) -> None:
         self._executor = executor
+        self._scheduler = scheduler
         self._rules = rules
         self._sequence = sequence
-        self._reply: weakref.ref[Stream] | None = None
+        self._stream: weakref.ref[Stream] | None = None
+        self._reply: Reply | None = None  # what that stream reads; it outlives a stream that was dropped
         self._release = weakref.finalize(self, executor.release, sequence)
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Every token so far, generated end tokens included."""
-        return tuple(self._sequence.tokens)
+        """Every token so far, generated end tokens included; of a reply under way, those that were taken."""
+        return tuple(self._sequence.tokens[: self.length])
 
     @property
     def length(self) -> int:
         """How many tokens there are."""
-        return len(self._sequence.tokens)
+        stream = self._stream() if self._stream is not None else None
+        return len(self._sequence.tokens) if stream is None or stream.finished else stream.taken
 
     @property
     def logits(self) -> Tensor:
@@ -56,13 +61,31 @@ class Session:
         assert self._sequence.logits is not None
         return self._sequence.logits.clone()
 
-    def append(self, ids: Sequence[int], *, boundaries: Sequence[int] = (), progress: Progress | None = None) -> None:
+    def append(
+        self,
+        ids: Sequence[int],
+        *,
+        boundaries: Sequence[int] = (),
+        progress: Progress | None = None,
+        priority: int = 0,
+    ) -> None:
         """Computes new tokens after the present ones; the end becomes a rewind point that costs nothing.
 
         `boundaries`: further rewind points, as counts of the new tokens (0 < b <= len(ids)), pinned like `commit`. Long
         inputs go in chunks;
         `progress(done, total)` follows them. Raises SessionError for an id outside the vocabulary, or too many.
         """
+        self._add(ids, boundaries)
+        self._scheduler.run(Prefill(self._sequence, priority=priority), progress)
+        self._executor.snapshot(self._sequence, pinned=False)
+
+    async def aappend(self, ids: Sequence[int], *, boundaries: Sequence[int] = (), priority: int = 0) -> None:
+        """As `append`, without blocking the event loop. A cancellation leaves the tokens, to be computed later."""
+        self._add(ids, boundaries)
+        await self._scheduler.arun(Prefill(self._sequence, priority=priority))
+        self._executor.snapshot(self._sequence, pinned=False)
+
+    def _add(self, ids: Sequence[int], boundaries: Sequence[int]) -> None:
         self._check()
         new = self._rules.check(ids, after=len(self._sequence.tokens))
         start = len(self._sequence.tokens)
@@ -72,8 +95,6 @@ class Session:
         for boundary in boundaries:
             self._sequence.declare(start + boundary, pinned=True)
         self._sequence.tokens += new
-        self._executor.advance([self._sequence], progress)
-        self._executor.snapshot(self._sequence, pinned=False)
 
     def generate(self, params: SamplingParams | None = None, grammar: Grammar | None = None) -> Completion:
         """Generates a reply and appends it, end token included."""
@@ -82,18 +103,22 @@ class Session:
             pass
         return stream.completion
 
-    def stream(self, params: SamplingParams | None = None, grammar: Grammar | None = None) -> Stream:
-        """The reply as it grows; the session refuses other calls until it ends or is closed."""
+    def stream(
+        self, params: SamplingParams | None = None, grammar: Grammar | None = None, *, priority: int = 0
+    ) -> Stream:
+        """The reply as it grows, for `for` or `async for`; other calls are refused until it ends or is closed."""
         self._check()
         generation = Generation(self._sequence, params or SamplingParams(), self._rules, grammar)
-        stream = Stream(generation, self._chunks(generation))
-        self._reply = weakref.ref(stream)
+        stream = Stream(
+            self._scheduler, self._executor, generation, ended=self._executor.end_turn, priority=priority, owner=self
+        )
+        self._stream, self._reply = weakref.ref(stream), stream.reply
         return stream
 
     def fork(self) -> Session:
         """An independent session with the same past: one state copied, KV pages shared until written."""
         self._check()
-        return Session(self._executor, self._rules, self._executor.fork(self._sequence))
+        return Session(self._executor, self._scheduler, self._rules, self._executor.fork(self._sequence))
 
     def rewind(self, length: int) -> None:
         """Forgets the tokens beyond `length`; free at a boundary, else the tokens since the last one are recomputed."""
@@ -122,11 +147,11 @@ class Session:
 
     def close(self) -> None:
         """Ends a running reply and frees the state and pages; further use raises ClosedError. Closing twice is fine."""
-        reply = self._reply() if self._reply is not None else None
-        if reply is not None and not reply.finished:
-            # A reply that another thread is inside of meets ClosedError at its next forward pass.
-            with suppress(ValueError):
-                reply.close()
+        if self._release.alive:
+            stream = self._stream() if self._stream is not None else None
+            if stream is not None:
+                stream.close()
+            self._settle()
         self._release()
 
     def __enter__(self) -> Self:
@@ -137,15 +162,17 @@ class Session:
     ) -> None:
         self.close()
 
-    def _chunks(self, generation: Generation) -> Generator[Chunk]:
-        try:
-            yield from run_generation(generation, self._executor)
-        finally:
-            self._executor.snapshot(self._sequence, pinned=False)
+    def _settle(self) -> None:
+        """After a stream that was dropped."""
+        if self._reply is not None and self._reply.submitted:
+            self._scheduler.withdraw(self._reply)
+            self._reply.take_back()
+        self._stream = self._reply = None
 
     def _check(self) -> None:
         if not self._release.alive:
             raise ClosedError("the session is closed")
-        reply = self._reply() if self._reply is not None else None
-        if reply is not None and not reply.finished:
+        stream = self._stream() if self._stream is not None else None
+        if stream is not None and not stream.finished:
             raise SessionError("a reply is being generated; iterate its stream to the end or close() it first")
+        self._settle()

@@ -1,0 +1,240 @@
+"""Continuous batching: one thread owns the model, and every forward pass takes all requests a step further.
+
+Replies that are being generated take part in every pass with a token and its draft; prompts fill the rest of the pass
+in chunks, the shortest first, and nobody is left out for more than `STALE` passes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import threading
+import weakref
+from collections.abc import Iterable, Sequence
+
+from m1runtime.errors import ClosedError
+from m1runtime.executor import Executor, Progress, Span
+from m1runtime.requests import Prefill, Request
+
+SHORT = 64
+"""Pending tokens up to which a request counts as decoding: its tokens don't wait for a place among the prompts'."""
+
+STALE = 16
+
+
+class Scheduler:
+    """Requests of any number of threads and event loops, one engine thread.
+
+    batch: requests that run at a time. mixed: tokens of prompts a pass while replies are being generated: more make
+    prompts faster and the replies beside them slower.
+    """
+
+    def __init__(self, executor: Executor, *, batch: int = 256, mixed: int = 512) -> None:
+        self._executor = executor
+        self._batch, self._mixed = batch, mixed
+        self._lock = threading.Lock()
+        self._waiting: list[Request] = []
+        self._running: dict[Request, None] = {}  # in the order of admission
+        self._arrivals = itertools.count()
+        self._passes = 0
+        self._work = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        weakref.finalize(self, self._work.set)
+        _SCHEDULERS.add(self)
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Puts requests in the queue. Raises ClosedError when the interpreter is exiting."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the engine is closed")
+            for request in requests:
+                request.order, request.submitted = next(self._arrivals), True
+                self._waiting.append(request)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=_drive, args=(weakref.ref(self), self._work), name="m1runtime engine", daemon=True
+                )
+                self._thread.start()
+        self._work.set()
+
+    def cancel(self, *requests: Request) -> None:
+        """Takes requests out; each is `detached` soon, after a forward pass at most."""
+        for request in requests:
+            request.cancelled = True
+        self._work.set()
+
+    def withdraw(self, *requests: Request) -> None:
+        """Cancels requests that were submitted, and returns once all are detached."""
+        self.cancel(*requests)
+        for request in requests:
+            request.detached.wait()
+
+    def run(self, request: Prefill, progress: Progress | None = None) -> None:
+        """Computes what is pending of a sequence; `progress` follows it."""
+        self.submit([request])
+        try:
+            done, total = 0, 1
+            while done < total:
+                done, total = request.mailbox.get()
+                if progress is not None:
+                    progress(done, total)
+        finally:
+            self.withdraw(request)
+
+    async def arun(self, request: Prefill) -> None:
+        """As `run`, without blocking the event loop; a cancellation leaves the rest of it pending."""
+        self.submit([request])
+        try:
+            done, total = 0, 1
+            while done < total:
+                await request.mailbox.wait()
+                done, total = request.mailbox.get()
+        finally:
+            self.cancel(request)
+
+    def resume(self) -> None:
+        """Says that a paused caller has taken something."""
+        self._work.set()
+
+    def close(self) -> None:
+        """Ends the thread; requests under way fail with ClosedError."""
+        with self._lock:
+            self._closed = True
+        self._work.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+    def step(self) -> bool:
+        """One forward pass; False when there is nothing to do. The engine thread alone calls this.
+
+        Raises ClosedError when the thread is to end.
+        """
+        self._take_arrivals()
+        if self._closed:
+            raise ClosedError("the engine is closed")
+        ready = [request for request in self._running if not request.paused]
+        for request in ready:
+            self._executor.settle(request.sequence)
+        self._step([request for request in ready if not request.sequence.pending])
+        self._pass([request for request in ready if request in self._running and request.sequence.pending])
+        return bool(ready)
+
+    def stop(self, error: BaseException) -> None:
+        """Every request fails. The engine thread alone calls this."""
+        with self._lock:
+            everyone = [*self._running, *self._waiting]
+            self._waiting = []
+        for request in everyone:
+            self._fail(request, error)
+
+    def _take_arrivals(self) -> None:
+        for request in [request for request in self._running if request.cancelled]:
+            self._fail(request, ClosedError("the reply was closed"))
+        with self._lock:
+            gone = [request for request in self._waiting if request.cancelled]
+            left = sorted((r for r in self._waiting if not r.cancelled), key=lambda r: (-r.priority, r.order))
+            free = max(0, self._batch - len(self._running))
+            admitted, self._waiting = left[:free], left[free:]
+        for request in gone:
+            self._fail(request, ClosedError("the reply was closed"))
+        for request in admitted:
+            try:
+                request.begin()
+            except BaseException as error:
+                self._fail(request, error)
+            else:
+                request.served = self._passes
+                self._running[request] = None
+
+    def _pass(self, requests: Sequence[Request]) -> None:
+        planned = self._plan(requests)
+        if not planned:
+            return
+        self._passes += 1
+        for request, _ in planned:
+            request.served = self._passes
+        try:
+            self._executor.compute([span for _, span in planned])
+        except BaseException as error:
+            if len(planned) == 1:
+                self._fail(planned[0][0], error)
+            else:
+                # Whoever made it fail must not take the others down.
+                for request, _ in planned:
+                    self._pass([request])
+            return
+        ended = [request for request, span in planned if span.ends]
+        for request in ended:
+            request.prepare()
+        for request, _ in planned:
+            request.passed()
+        self._step(ended)
+
+    def _plan(self, requests: Sequence[Request]) -> list[tuple[Request, Span]]:
+        decoding = any(request.sequence.pending <= SHORT for request in requests)
+        room, prompts = self._executor.chunk, self._mixed if decoding else self._executor.chunk
+        planned: list[tuple[Request, Span]] = []
+        for request in sorted(requests, key=self._turn):
+            sequence = request.sequence
+            long = sequence.pending > SHORT
+            count = min(sequence.pending, room, prompts if long else room)
+            if not count:
+                continue
+            draft = request.draft() if count == sequence.pending else None
+            if draft is not None and count + len(draft.tokens) > room:
+                draft = None
+            span = Span(sequence, sequence.computed, sequence.computed + count, draft)
+            room -= len(span.tokens)
+            prompts -= count if long else 0
+            planned.append((request, span))
+        return planned
+
+    def _turn(self, request: Request) -> tuple[bool, int, int, int]:
+        fresh = self._passes - request.served < STALE
+        return fresh, -request.priority, request.sequence.pending, request.order
+
+    def _step(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            try:
+                over = request.step()
+            except BaseException as error:
+                self._fail(request, error)
+            else:
+                if over:
+                    self._detach(request)
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        self._detach(request)
+        request.fail(error)
+
+    def _detach(self, request: Request) -> None:
+        self._running.pop(request, None)
+        try:
+            request.end()
+        finally:
+            request.detached.set()
+
+
+_SCHEDULERS: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for scheduler in list(_SCHEDULERS):
+        scheduler.close()
+
+
+def _drive(owner: weakref.ref[Scheduler], work: threading.Event) -> None:
+    while (scheduler := owner()) is not None:
+        work.clear()
+        try:
+            busy = scheduler.step()
+        except BaseException as error:
+            scheduler.stop(error)
+            if isinstance(error, ClosedError):
+                return
+            busy = True
+        del scheduler
+        if not busy:
+            work.wait()
