@@ -17,6 +17,7 @@ from io import TextIOWrapper
 from typing import Any, cast
 
 from m1agent.cli_mcp import add_mcp, toolset_names
+from m1agent.cli_serve import add_serve
 from m1agent.doctor import add_doctor
 from m1agent.errors import M1AgentError
 from m1agent.tools import Tool
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="print as JSON")
     models.set_defaults(command=list_models)
     add_mcp(commands)
+    add_serve(commands)
     add_doctor(commands)
     return parser
 

@@ -57,6 +57,26 @@ class CallReady:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token, the natural logarithm of its probability, and the likeliest tokens in its place, where asked for.
+
+    The probability is that among the tokens the grammar allowed, at temperature 1; a forced token has 0.0.
+    """
+
+    text: str
+    bytes: bytes
+    logprob: float
+    top: tuple[ScoredToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokensScored:
+    """The next tokens of the reply, thinking and calls included, where `Settings.logprobs` asks for them."""
+
+    tokens: tuple[ScoredToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyFinished:
     """The model's reply is complete. `stop` is `length` when the token budget cut it."""
 
@@ -135,7 +155,9 @@ class RunFinished:
     result: RunResult[Any]
 
 
-ModelEvent: TypeAlias = ThinkingDelta | TextDelta | CallStarted | ArgumentsDelta | CallReady | ReplyFinished
+ModelEvent: TypeAlias = (
+    ThinkingDelta | TextDelta | CallStarted | ArgumentsDelta | CallReady | TokensScored | ReplyFinished
+)
 RunEvent: TypeAlias = ApprovalNeeded | Compacted | HandedOff
 Event: TypeAlias = (
     RunEvent | ModelEvent | StepStarted | ToolStarted | ToolProgress | ToolFinished | StepFinished | RunFinished

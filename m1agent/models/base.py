@@ -17,6 +17,7 @@ class Settings:
     """How a reply is sampled. None leaves the model's own default.
 
     `thinking` bounds the tokens of the reply's thinking, where the model can be made to stop it; 0 allows none.
+    `logprobs`: tell the probability of each token, and of as many others in its place; only some models can.
 
     Raises ValueError naming the field when a value is none of the field's.
     """
@@ -27,6 +28,7 @@ class Settings:
     seed: int | None = None
     thinking: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         number = (int, float)
@@ -35,6 +37,7 @@ class Settings:
         _check("top_p", self.top_p, number, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
         _check("seed", self.seed, (int,), lambda value: 0 <= value < 2**64, "a non-negative 64-bit integer")
         _check("thinking", self.thinking, (int,), lambda value: value >= 0, "an integer of at least 0")
+        _check("logprobs", self.logprobs, (int,), lambda value: 0 <= value <= 20, "an integer from 0 to 20")
         stop: Any = self.stop
         if not isinstance(stop, tuple) or not all(isinstance(text, str) and text for text in cast("tuple[Any]", stop)):
             raise ValueError(f"Settings.stop must be a tuple of non-empty texts, not {self.stop!r}")
@@ -79,7 +82,14 @@ class Thread(Protocol):
 
 
 class Model(Protocol):
-    """Opens threads. Implementations: `LocalModel`, `ScriptedModel`."""
+    """Opens threads. Implementations: `LocalModel`, `ScriptedModel`.
+
+    A model may have more, and whoever uses it asks with `getattr`: `constrained` and `logprobs` (True where a grammar
+    holds every reply to its envelope, and where `Settings.logprobs` is followed), `refusals` (exceptions of a
+    `respond` that cannot be followed), `load()` (awaited: weights are read now), `complete(prompt, settings)` (a bare
+    text, or token ids, goes on: an iterator like `respond`'s) with `text(prompt)` (awaited: the prompt as text), and
+    `read(new)` of its threads (awaited: new messages are read ahead, so that forks share the work).
+    """
 
     @property
     def name(self) -> str:
