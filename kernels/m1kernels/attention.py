@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 _MASK_ELEMENTS = 1 << 21
-"""Largest mask built at once; longer prefills go through in chunks of queries."""
+"""Largest mask built at once on CUDA; longer prefills go through in chunks of queries."""
+
+_BLOCK = 1 << 14
+"""Cached positions read at once on a CPU where they must be copied first, so that scratch does not grow with length."""
 
 
 def paged_attention(
@@ -35,9 +39,8 @@ def paged_attention(
     for i, length in enumerate(lengths):
         a, b = bounds[i], bounds[i + 1]
         if a < b:
-            keys = _gather(k_pages, page_tables[i], length)
-            values = _gather(v_pages, page_tables[i], length)
-            _sequence_attention(q[a:b], keys, values, out[a:b])
+            attend = _blockwise if q.device.type == "cpu" else _chunked
+            attend(q[a:b], k_pages, v_pages, page_tables[i], length, out[a:b])
     return out
 
 
@@ -63,23 +66,69 @@ def _check(
             )
 
 
-def _gather(pages: Tensor, table: Tensor, length: int) -> Tensor:
-    """The first `length` cached rows of a sequence, [K, length, D]."""
-    table = table[: -(-length // pages.shape[1])]
-    first = int(table[0]) if table.is_cpu else -1
-    if table.is_cpu and torch.equal(table, torch.arange(first, first + len(table), dtype=table.dtype)):
-        rows = pages[first : first + len(table)]  # pages in a row need no copy
-    else:
-        rows = pages[table.to(pages.device)]
-    return rows.flatten(0, 1)[:length].transpose(0, 1)
+def _blockwise(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, out: Tensor) -> None:
+    """CPU: the positions before the new ones without a mask, the new ones causally, weighed by their sums of scores.
+
+    fp32 whatever the cache's dtype: the CPU's own 16-bit kernel would round the scores.
+    """
+    new, heads, dim = q.shape
+    kv_heads, size = k_pages.shape[2], k_pages.shape[1]
+    groups = heads // kv_heads
+    q = q.float().view(new, kv_heads, groups, dim)
+    total: Tensor | None = None
+    o = q
+    before = length if new == 1 else length - new
+    first = _first_of_run(table[: -(-length // size)])
+    block = before if first is not None and k_pages.dtype == torch.float32 else -(-_BLOCK // size) * size
+    for start in range(0, before, block or 1):
+        stop = min(before, start + block)
+        keys, values = (_gather(pages, table, start, stop, first).float() for pages in (k_pages, v_pages))
+        # The query heads of a KV head are rows beside each other.
+        rows = q.transpose(0, 1).reshape(1, kv_heads, new * groups, dim)
+        part, scores = _flash(rows, keys[None], values[None])
+        part = part.view(kv_heads, new, groups, dim).transpose(0, 1)
+        o, total = _merge(o, total, part, scores.view(kv_heads, new, groups).transpose(0, 1))
+    if new > 1:
+        keys, values = (_gather(pages, table, before, length, first).float()[:, None] for pages in (k_pages, v_pages))
+        shape = (kv_heads, groups, new, dim)
+        part, scores = _flash(q.permute(1, 2, 0, 3), keys.expand(shape), values.expand(shape), causal=True)
+        o, total = _merge(o, total, part.permute(2, 0, 1, 3), scores.permute(2, 0, 1))
+    out.copy_(o.reshape(new, heads, dim))
 
 
-def _sequence_attention(q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
-    new, length = q.shape[0], keys.shape[1]
+def _flash(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> tuple[Tensor, Tensor]:
+    """Attention over [B, h, T, D] and the logarithm of each row's sum of exponentials, [B, h, T]."""
+    op: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return op(q, k, v, 0.0, causal)
+
+
+def _merge(o: Tensor, total: Tensor | None, part: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    if total is None:
+        return part, scores
+    whole = torch.logaddexp(total, scores)
+    return o * (total - whole).exp()[..., None] + part * (scores - whole).exp()[..., None], whole
+
+
+def _gather(pages: Tensor, table: Tensor, start: int, stop: int, first: int | None) -> Tensor:
+    """Cached rows start..stop-1 of a sequence, [K, stop - start, D]; pages in a row from `first` on need no copy."""
+    a, b = start // pages.shape[1], -(-stop // pages.shape[1])
+    rows = pages[table[a:b].to(pages.device)] if first is None else pages[first + a : first + b]
+    return rows.flatten(0, 1)[start - a * pages.shape[1] : stop - a * pages.shape[1]].transpose(0, 1)
+
+
+def _first_of_run(table: Tensor) -> int | None:
+    """The first page when they ascend one by one, else None; None on CUDA, where looking would wait for the GPU."""
+    if not table.is_cpu:
+        return None
+    first = int(table[0])
+    return first if torch.equal(table, torch.arange(first, first + len(table), dtype=table.dtype)) else None
+
+
+def _chunked(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, out: Tensor) -> None:
+    """CUDA: torch's fused kernels keep 16-bit inputs and do the softmax in fp32."""
+    keys, values = (_gather(pages, table, 0, length, None).to(q.dtype) for pages in (k_pages, v_pages))
+    new = q.shape[0]
     groups = q.shape[1] // keys.shape[0]
-    # CUDA's fused kernels keep 16-bit inputs and do the softmax in fp32; the CPU's would round the scores.
-    dtype = q.dtype if q.is_cuda else torch.float32
-    q, keys, values = q.to(dtype), keys.to(dtype), values.to(dtype)
     chunk = max(1, _MASK_ELEMENTS // (length * groups))
     for a in range(0, new, chunk):
         b = min(new, a + chunk)

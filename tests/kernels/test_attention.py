@@ -69,7 +69,9 @@ def test_decode_of_long_contexts(dtype):
 
 
 def test_chunks_of_a_long_prefill_join_exactly(monkeypatch):
+    """As on CUDA, whose path runs anywhere."""
     monkeypatch.setattr(attention, "_MASK_ELEMENTS", 512)
+    monkeypatch.setattr(attention, "_blockwise", attention._chunked)
     check([100, 3], [150, 203])
 
 
@@ -96,3 +98,10 @@ def test_refuses_what_does_not_fit():
         paged_attention(q, pages, pages, tables, [0, 1], [3])
     with pytest.raises(ValueError, match="doesn't fit"):
         paged_attention(q[..., :4], pages, pages, tables, [0, 2], [3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("in_a_row", [True, False])
+def test_long_sequences_are_read_in_blocks(dtype, in_a_row, monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK", 16)
+    check([1, 9, 70, 100], [90, 75, 70, 160], dtype=dtype, in_a_row=in_a_row)
