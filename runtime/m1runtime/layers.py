@@ -1,4 +1,4 @@
-"""The sub-layers of the hybrid, one equation a line; weights are plain tensors.
+"""The sub-layers of the hybrid, one equation a line; weights are plain or quantised.
 
 Shapes: T packed tokens of N sequences, H hidden size, A heads of D, K KV heads, E experts of inner size F.
 """
@@ -16,6 +16,7 @@ from m1kernels.attention import paged_attention
 from m1kernels.lightning import decay_slopes, lightning_decode, lightning_prefill
 from m1kernels.moe import grouped_experts, route
 from m1kernels.norm import rms_norm_gate
+from m1kernels.quant import Weight, linear, plain
 from m1kernels.rotary import apply_rotary
 from m1runtime.config import ModelConfig
 
@@ -49,17 +50,17 @@ class Batch:
 class LightningAttention:
     """Linear attention with one decay a head, an RMS norm over all heads' channels, and an output gate."""
 
-    def __init__(self, config: ModelConfig, layer: int, weights: Mapping[str, Tensor], base: str) -> None:
+    def __init__(self, config: ModelConfig, layer: int, weights: Mapping[str, Weight], base: str) -> None:
         self.qkv = weights[f"{base}.qkv"]  # [3AD, H], head by head q, k, v
         self.gate = weights[f"{base}.output_gate"]  # [AD, H]
-        self.norm = weights[f"{base}.norm"]  # [AD]
+        self.norm = plain(weights[f"{base}.norm"])  # [AD]
         self.out = weights[f"{base}.out"]  # [H, AD]
-        self.slopes = decay_slopes(config.num_attention_heads, layer, config.num_hidden_layers).to(self.qkv.device)
+        self.slopes = decay_slopes(config.num_attention_heads, layer, config.num_hidden_layers).to(self.norm.device)
         self.heads, self.eps = config.num_attention_heads, config.inner_norm_eps
 
     def __call__(self, n: Tensor, batch: Batch, states: Tensor) -> tuple[Tensor, Tensor | None]:
         """n [T, H], states [slots, A, D, D] updated in place → output [T, H] and the exported states [P, A, D, D]."""
-        qkv = F.silu(F.linear(n, self.qkv).float()).view(len(n), self.heads, 3, -1)
+        qkv = F.silu(linear(n, self.qkv).float()).view(len(n), self.heads, 3, -1)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         exported = None
         if batch.decode:
@@ -68,14 +69,14 @@ class LightningAttention:
             run = lightning_prefill(q, k, v, self.slopes, batch.bounds, states[batch.slots], export=batch.export)
             states[batch.slots] = run.state
             o, exported = run.o, run.exported
-        o = rms_norm_gate(o.flatten(1), self.norm, F.linear(n, self.gate), self.eps)
-        return F.linear(o.to(n.dtype), self.out), exported
+        o = rms_norm_gate(o.flatten(1), self.norm, linear(n, self.gate), self.eps)
+        return linear(o.to(n.dtype), self.out), exported
 
 
 class SoftmaxAttention:
     """Causal grouped-query attention over pages, with rotary position on the first dims of each head."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], base: str) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], base: str) -> None:
         self.qkv = weights[f"{base}.qkv"]  # [(A+2K)D, H]
         self.out = weights[f"{base}.out"]  # [H, AD]
         self.heads, self.kv_heads, self.dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -84,22 +85,24 @@ class SoftmaxAttention:
     def __call__(self, n: Tensor, batch: Batch, kv: Tensor) -> Tensor:
         """n [T, H], kv [2, pages, page_size, K, D] written in place → output [T, H]."""
         a, k = self.heads, self.kv_heads
-        qkv = F.linear(n, self.qkv).view(len(n), a + 2 * k, self.dim)
+        qkv = linear(n, self.qkv).view(len(n), a + 2 * k, self.dim)
         turned = apply_rotary(qkv[:, : a + k], batch.positions, self.rotary_dim, self.theta)
         kv[0].flatten(0, 1)[batch.kv_rows] = turned[:, a:]
         kv[1].flatten(0, 1)[batch.kv_rows] = qkv[:, a + k :]
         o = paged_attention(turned[:, :a], kv[0], kv[1], batch.page_tables, batch.bounds, batch.lengths)
-        return F.linear(o.flatten(1), self.out)
+        return linear(o.flatten(1), self.out)
 
 
 class Experts:
     """Top-k routed SwiGLU experts, or one dense SwiGLU MLP, and an optional shared expert mixed in by a sigmoid."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], base: str) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], base: str) -> None:
         self.w13, self.w2 = weights[f"{base}.moe.w13"], weights[f"{base}.moe.w2"]  # [E, 2F, H], [E, H, F]
-        self.gate = weights.get(f"{base}.moe.gate")  # [E, H] fp32
+        self.gate = plain(weights[f"{base}.moe.gate"]) if config.num_local_experts > 1 else None  # [E, H] fp32
         self.top_k = config.num_experts_per_tok
-        self.coefficient = weights.get(f"{base}.shared.coefficient")  # [1, H] fp32
+        self.coefficient = (
+            plain(weights[f"{base}.shared.coefficient"]) if config.shared_intermediate_size else None
+        )  # [1, H] fp32
         self.shared = (
             (weights[f"{base}.shared.w13"], weights[f"{base}.shared.w2"]) if config.shared_intermediate_size else None
         )
@@ -116,7 +119,7 @@ class Experts:
         return (routed * (1 - c) + swiglu(n, *self.shared) * c).to(n.dtype)
 
 
-def swiglu(n: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+def swiglu(n: Tensor, w13: Weight, w2: Weight) -> Tensor:
     """w2(silu(w1 n) * (w3 n)); w13 [2F, H] holds w1 over w3."""
-    gate, up = F.linear(n, w13).chunk(2, dim=-1)
-    return F.linear(F.silu(gate) * up, w2)
+    gate, up = linear(n, w13).chunk(2, dim=-1)
+    return linear(F.silu(gate) * up, w2)

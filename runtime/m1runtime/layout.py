@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from m1runtime.config import LIGHTNING, ModelConfig
 
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 _DERIVED = re.compile(r"\.(slope_rate|query_decay|key_decay|diagonal_decay|rotary_emb\.inv_freq)$")
 Slice = tuple[int | slice, ...]
+Kind = Literal["vector", "embedding", "head", "router", "linear", "gate", "expert"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,16 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of the runtime; `full` ones are kept in fp32 whatever the model's dtype."""
+    """A parameter of the runtime; `full` ones are kept in fp32 whatever the model's dtype; `kind` decides its bits."""
 
     shape: tuple[int, ...]
     full: bool = False
+    kind: Kind = "vector"
+
+    @property
+    def product(self) -> bool:
+        """Whether activations are multiplied by it."""
+        return self.kind not in ("vector", "embedding")
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -65,9 +73,9 @@ def is_derived(name: str) -> bool:
 def parameters(config: ModelConfig) -> dict[str, Parameter]:
     """The runtime's parameters: name → shape and precision."""
     h, v = config.hidden_size, config.vocab_size
-    found = {EMBED: Parameter((v, h)), NORM: Parameter((h,), full=True)}
+    found = {EMBED: Parameter((v, h), kind="embedding"), NORM: Parameter((h,), full=True)}
     if not config.tie_word_embeddings:
-        found[HEAD] = Parameter((v, h), full=True)
+        found[HEAD] = Parameter((v, h), full=True, kind="head")
     for layer, kind in enumerate(config.attn_types):
         base = f"model.layers.{layer}"
         found[f"{base}.input_layernorm.weight"] = Parameter((h,), full=True)
@@ -79,29 +87,33 @@ def parameters(config: ModelConfig) -> dict[str, Parameter]:
 
 def _lightning_parameters(c: ModelConfig, base: str) -> dict[str, Parameter]:
     return {
-        f"{base}.self_attn.qkv": Parameter((3 * c.inner_size, c.hidden_size)),
-        f"{base}.self_attn.output_gate": Parameter((c.inner_size, c.hidden_size)),
+        f"{base}.self_attn.qkv": Parameter((3 * c.inner_size, c.hidden_size), kind="linear"),
+        f"{base}.self_attn.output_gate": Parameter((c.inner_size, c.hidden_size), kind="gate"),
         f"{base}.self_attn.norm": Parameter((c.inner_size,), full=True),
-        f"{base}.self_attn.out": Parameter((c.hidden_size, c.inner_size)),
+        f"{base}.self_attn.out": Parameter((c.hidden_size, c.inner_size), kind="linear"),
     }
 
 
 def _softmax_parameters(c: ModelConfig, base: str) -> dict[str, Parameter]:
+    rows = c.inner_size + 2 * c.num_key_value_heads * c.head_dim
     return {
-        f"{base}.self_attn.qkv": Parameter((c.inner_size + 2 * c.num_key_value_heads * c.head_dim, c.hidden_size)),
-        f"{base}.self_attn.out": Parameter((c.hidden_size, c.inner_size)),
+        f"{base}.self_attn.qkv": Parameter((rows, c.hidden_size), kind="linear"),
+        f"{base}.self_attn.out": Parameter((c.hidden_size, c.inner_size), kind="linear"),
     }
 
 
 def _mlp_parameters(c: ModelConfig, base: str) -> dict[str, Parameter]:
     e, f, h, s = c.num_local_experts, c.intermediate_size, c.hidden_size, c.shared_intermediate_size
-    found = {f"{base}.moe.w13": Parameter((e, 2 * f, h)), f"{base}.moe.w2": Parameter((e, h, f))}
+    found = {
+        f"{base}.moe.w13": Parameter((e, 2 * f, h), kind="expert"),
+        f"{base}.moe.w2": Parameter((e, h, f), kind="expert"),
+    }
     if e > 1:
-        found[f"{base}.moe.gate"] = Parameter((e, h), full=True)
+        found[f"{base}.moe.gate"] = Parameter((e, h), full=True, kind="router")
     if s:
-        found[f"{base}.shared.coefficient"] = Parameter((1, h), full=True)
-        found[f"{base}.shared.w13"] = Parameter((2 * s, h))
-        found[f"{base}.shared.w2"] = Parameter((h, s))
+        found[f"{base}.shared.coefficient"] = Parameter((1, h), full=True, kind="router")
+        found[f"{base}.shared.w13"] = Parameter((2 * s, h), kind="linear")
+        found[f"{base}.shared.w2"] = Parameter((h, s), kind="linear")
     return found
 
 

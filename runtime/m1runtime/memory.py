@@ -15,19 +15,18 @@ from typing import Any
 import torch
 
 from m1runtime.config import ModelConfig
-from m1runtime.errors import ConfigError, MemoryPlanError
-from m1runtime.layout import EMBED, Parameter, parameters
+from m1runtime.errors import MemoryPlanError
+from m1runtime.layout import parameters
+from m1runtime.quantize import SCHEMES, parameter_bytes, quantization
 from m1runtime.shards import check_size, share, tensor_parallel_sizes
 
 CARDS = {"80 GB": 80 * 10**9, "96 GB": 96 * 10**9, "141 GB": 141 * 10**9}
 """Planned bytes of a card. It has some 6 % more, which the CUDA context and the allocator's gaps take."""
 
-QUANTIZATIONS = ("int8-experts", "int8", "int4-experts", "int4")
+QUANTIZATIONS = tuple(SCHEMES)
 """Ways to store the large matrices, the largest first; router, norms, embedding and head stay as they are."""
 
 _GIVING_IN = ("quantization", "sessions", "context", "devices")
-_BITS = {"int8": 8, "int4": 4}
-_GROUP = 128  # int4 values with one scale; int8 has one scale a row
 _CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 _SHORTEST = 1024  # no plan is offered with less context
 
@@ -84,6 +83,12 @@ class MemoryPlan:
         """Tokens that each of this many sessions could have, up to the model's own limit."""
         room = (self.available - self._fixed) // self.wish.sessions - self.state_per_session
         return min(max(0, room) // max(1, self.kv_per_token), self.context_limit)
+
+    @property
+    def cache_memory(self) -> int:
+        """Bytes for sessions and kept prefixes unless a caller says: on a CPU, that other programs share, a quarter."""
+        left = max(0, self.available - self._fixed)
+        return max(self.per_session, left // 4 if self.device == "cpu" else left * 9 // 10)
 
     @property
     def offers(self) -> list[str]:
@@ -161,12 +166,11 @@ def devices_needed(config: ModelConfig, wish: Wish, card: str) -> MemoryPlan | N
 
 def _plan(config: ModelConfig, wish: Wish, device: str, available: int) -> MemoryPlan:
     check_size(config, wish.devices)
-    if wish.quantization not in (None, *QUANTIZATIONS):
-        raise ConfigError(f"quantization {wish.quantization!r} is not supported; supported: {', '.join(QUANTIZATIONS)}")
+    scheme = quantization(wish.quantization)
     own = share(config, wish.devices)
     weights: dict[str, int] = {}
-    for name, parameter in parameters(own).items():
-        for kind, count in _stored(name, parameter, wish):
+    for parameter in parameters(own).values():
+        for kind, count in parameter_bytes(parameter, wish.dtype, scheme).items():
             weights[kind] = weights.get(kind, 0) + count
     if own.tie_word_embeddings and wish.dtype != torch.float32:
         weights["float32"] += own.vocab_size * own.hidden_size * 4  # the head's product is fp32
@@ -181,19 +185,6 @@ def _plan(config: ModelConfig, wish: Wish, device: str, available: int) -> Memor
         device=device,
         context_limit=own.max_position_embeddings,
     )
-
-
-def _stored(name: str, parameter: Parameter, wish: Wish) -> Iterator[tuple[str, int]]:
-    """How a parameter is kept: (kind, bytes) of its values, and of its scales when it is quantised."""
-    count = math.prod(parameter.shape)
-    scheme, _, part = (wish.quantization or "").partition("-")
-    if parameter.full:
-        yield "float32", 4 * count
-    elif not scheme or name == EMBED or (part == "experts" and ".moe." not in name):
-        yield _name(wish.dtype), wish.dtype.itemsize * count
-    else:
-        yield scheme, count * _BITS[scheme] // 8
-        yield "float32", 4 * (count // parameter.shape[-1] if scheme == "int8" else -(-count // _GROUP))
 
 
 def _bytes_per_token(own: ModelConfig, size: int) -> int:

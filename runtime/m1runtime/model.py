@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m1kernels.norm import rms_norm
+from m1kernels.quant import Weight, parts, plain
 from m1runtime.cache import PagePool, StatePool
 from m1runtime.config import LIGHTNING, ModelConfig
 from m1runtime.layers import Batch, Experts, LightningAttention, SoftmaxAttention
@@ -38,7 +39,7 @@ class Output:
 class Layer:
     """One attention of either kind and one set of experts, each behind its norm and residual."""
 
-    def __init__(self, config: ModelConfig, index: int, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: ModelConfig, index: int, weights: Mapping[str, Weight]) -> None:
         base = f"model.layers.{index}"
         self.lightning = config.attn_types[index] == LIGHTNING
         self.attention = (
@@ -47,8 +48,8 @@ class Layer:
             else SoftmaxAttention(config, weights, f"{base}.self_attn")
         )
         self.experts = Experts(config, weights, base)
-        self.input_norm = weights[f"{base}.input_layernorm.weight"]
-        self.post_norm = weights[f"{base}.post_attention_layernorm.weight"]
+        self.input_norm = plain(weights[f"{base}.input_layernorm.weight"])
+        self.post_norm = plain(weights[f"{base}.post_attention_layernorm.weight"])
         self.alpha = config.lightning_alpha if self.lightning else config.softmax_alpha
         self.beta = config.lightning_beta if self.lightning else config.softmax_beta
 
@@ -56,11 +57,11 @@ class Layer:
 class Model:
     """Weights and the forward pass; what sequences remember lives in the pools it is given."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight]) -> None:
         self.config = config
-        self.embed = weights[EMBED]
-        self.norm = weights[NORM]
-        self.head = weights[EMBED].float() if config.tie_word_embeddings else weights[HEAD]
+        self.embed = plain(weights[EMBED])
+        self.norm = plain(weights[NORM])
+        self.head = self.embed.float() if config.tie_word_embeddings else plain(weights[HEAD])
         self.layers = [Layer(config, index, weights) for index in range(config.num_hidden_layers)]
         self.unused = unused_rows(self.embed, self.head)
         self._weights = dict(weights)
@@ -68,15 +69,16 @@ class Model:
     @property
     def bytes(self) -> int:
         """Bytes of all weights."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._weights.values())
+        return sum(part.nbytes for weight in self._weights.values() for part in parts(weight))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the config, the dtypes and the first row of every weight, hex: what a saved session belongs to."""
         digest = hashlib.sha256(self.config.digest().encode())
-        for name, tensor in sorted(self._weights.items()):
-            row = tensor[(0,) * (tensor.dim() - 1)].float().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype}".encode() + row.numpy().tobytes())
+        for name, weight in sorted(self._weights.items()):
+            for tensor in parts(weight):
+                row = tensor[(0,) * (tensor.dim() - 1)].float().cpu().contiguous()
+                digest.update(f"{name} {tensor.dtype}".encode() + row.numpy().tobytes())
         return digest.hexdigest()
 
     @torch.inference_mode()

@@ -1,0 +1,148 @@
+"""Weights of 8 or 4 bits, and the linear map over plain and quantised weights alike.
+
+    int8: one scale a row, absmax / 127                        w[r, c] = scale[r] * value[r, c]
+    int4: one scale for `group` columns of a row, absmax / 7   w[r, c] = scale[r, c // group] * value[r, c]
+
+Both are symmetric. On a CPU an int8 weight meets activations rounded to int8 too, one scale a token (dynamic
+quantisation, as in LLM.int8(), arXiv 2208.07339, without its outlier columns): sums of integers are exact, so a token's
+result depends on nothing beside it. Everywhere else the weight is dequantised and multiplied in the activations' dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+GROUP = 128
+_int_mm = torch._int_mm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Int8Weight:
+    """values: [..., R, C] int8; scales: [..., R] fp32."""
+
+    values: Tensor
+    scales: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the plain weight, [..., R, C]."""
+        return self.values.shape
+
+    def __getitem__(self, index: Any) -> Int8Weight:
+        """Experts or rows: an index into all dimensions but the columns."""
+        return Int8Weight(self.values[index], self.scales[index])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The plain weight, [..., R, C]; products are rounded once, from fp32."""
+        return (self.values * self.scales[..., None]).to(dtype)
+
+    def fill(self, weight: Tensor) -> None:
+        """Quantises a plain weight of the same shape into this one's memory."""
+        weight = weight.to(self.scales)
+        scales = _scales(weight, 127)
+        self.scales.copy_(scales)
+        self.values.copy_((weight / scales[..., None]).round_())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Int4Weight:
+    """values: [..., R, C/2] uint8, column c < C/2 in the low and c + C/2 in the high half; scales: [..., R, G] fp32."""
+
+    values: Tensor
+    scales: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the plain weight, [..., R, C]."""
+        return torch.Size((*self.values.shape[:-1], 2 * self.values.shape[-1]))
+
+    def __getitem__(self, index: Any) -> Int4Weight:
+        """Experts or rows: an index into all dimensions but the columns."""
+        return Int4Weight(self.values[index], self.scales[index])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The plain weight, [..., R, C]; products are rounded once, from fp32."""
+        values = torch.cat([self.values & 15, self.values >> 4], -1).to(torch.int8).sub_(8)
+        groups = values.view(*self.scales.shape, -1)
+        return (groups * self.scales[..., None]).view(values.shape).to(dtype)
+
+    def fill(self, weight: Tensor) -> None:
+        """Quantises a plain weight of the same shape into this one's memory."""
+        groups = weight.to(self.scales).reshape(*self.scales.shape, -1)
+        scales = _scales(groups, 7)
+        self.scales.copy_(scales)
+        values = (groups / scales[..., None]).round_().add_(8).to(torch.uint8).view(weight.shape)
+        low, high = values.chunk(2, -1)
+        self.values.copy_(low | high << 4)
+
+
+QuantizedWeight = Int8Weight | Int4Weight
+Weight = Tensor | QuantizedWeight
+"""[..., R, C] for an output of R and an input of C channels; leading dimensions are experts."""
+
+
+def linear(x: Tensor, weight: Weight) -> Tensor:
+    """x [T, C], weight [R, C] → x weight^T, [T, R] in x's dtype."""
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight)
+    if isinstance(weight, Int8Weight) and x.is_cpu:
+        return dynamic_linear(x, weight)
+    return F.linear(x, weight.dequantize(x.dtype))
+
+
+def dynamic_linear(x: Tensor, weight: Int8Weight) -> Tensor:
+    """The same for an int8 weight, with each row of x rounded to int8 by its own scale absmax / 127."""
+    scales = _scales(x.float(), 127)[:, None]
+    sums = _int_mm((x / scales).round_().to(torch.int8), weight.values.t())
+    return (sums * scales * weight.scales).to(x.dtype)
+
+
+def plain(weight: Weight) -> Tensor:
+    """A weight that is never quantised. Raises TypeError when it is."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"a plain tensor is wanted here, got a {type(weight).__name__} of {tuple(weight.shape)}")
+    return weight
+
+
+def parts(weight: Weight) -> tuple[Tensor, ...]:
+    """The tensors that a weight is made of."""
+    return (weight,) if isinstance(weight, Tensor) else (weight.values, weight.scales)
+
+
+def empty_quantized(shape: tuple[int, ...], bits: int, device: torch.device | str = "cpu") -> QuantizedWeight:
+    """Memory for a weight of [..., R, C] in 8 or 4 bits; `fill` it, or parts of it.
+
+    Raises ValueError for other widths, and for 4 bits of an odd number of columns.
+    """
+    *rows, columns = shape
+    if bits == 8:
+        values = torch.empty(shape, dtype=torch.int8, device=device)
+        return Int8Weight(values, torch.empty(rows, dtype=torch.float32, device=device))
+    if bits != 4 or columns % 2:
+        raise ValueError(f"weights have 8 bits, or 4 for an even number of columns; got {bits} for {columns} columns")
+    values = torch.empty((*rows, columns // 2), dtype=torch.uint8, device=device)
+    groups = columns // group_size(columns)
+    return Int4Weight(values, torch.empty((*rows, groups), dtype=torch.float32, device=device))
+
+
+def quantize(weight: Tensor, bits: int) -> QuantizedWeight:
+    """A plain weight [..., R, C] in 8 or 4 bits. Raises ValueError as `empty_quantized` does."""
+    made = empty_quantized(tuple(weight.shape), bits, weight.device)
+    made.fill(weight)
+    return made
+
+
+def group_size(columns: int) -> int:
+    """Columns that share an int4 scale: 128, or the largest smaller power of two that divides them."""
+    return columns & -columns if columns % GROUP else GROUP
+
+
+def _scales(x: Tensor, largest: int) -> Tensor:
+    """absmax / largest over the last dimension; 1 where all is zero."""
+    scales = x.abs().amax(-1) / largest
+    return scales.masked_fill_(scales == 0, 1)
