@@ -154,6 +154,14 @@ def whole_call(text: str) -> tuple[ReadCall, str, int] | None:
     return ReadCall(head[1], arguments), text[head.end() : end], end + 1
 
 
+def read_arguments(name: str, text: str) -> ReadCall:
+    """A call whose name and arguments came apart, as servers send them: `text` is the JSON of the arguments alone."""
+    try:
+        return _read_call({"name": name, "arguments": _loads(text)}, name)
+    except (ValueError, RecursionError) as error:
+        return ReadCall(name, {}, f"not valid JSON ({_reason(error)}): {cut(text)}")
+
+
 def cut(text: str) -> str:
     """The beginning of a text, on one line."""
     line = " ".join(text.split())

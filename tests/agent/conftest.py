@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -86,3 +90,155 @@ def thinker(tmp_path_factory: pytest.TempPathFactory, chain: Chain) -> Path:
     """A reply begins to think and never ends to by itself; where the thinking was closed for it, it says "ok"."""
     follow = {BEGUN: ["<think>\n"], "</think>\n": ["ok"], "ok": [END]}
     return chain(tmp_path_factory.mktemp("thinker"), follow)
+
+
+@dataclass
+class Answer:
+    """What a stand-in server answers: its body in the pieces it is sent in. `broken` ends it by closing the connection;
+    `held` is waited for before the last piece."""
+
+    pieces: Sequence[bytes]
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "text/event-stream"})
+    broken: bool = False
+    held: threading.Event | None = None
+
+
+class StandIn:
+    """A server that answers chat requests with what it was told to, and writes down what it was asked."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}/v1"
+        self.answers: list[Answer] = []
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.models: Any = {"object": "list", "data": [{"id": "stand-in", "object": "model"}]}
+        self.gone = threading.Event()
+
+    def say(self, *payloads: Any, every_byte: bool = False, **options: Any) -> None:
+        """Add an answer: a stream of these payloads (texts as they are, else JSON)."""
+        text = "".join(f"data: {one if isinstance(one, str) else json.dumps(one)}\n\n" for one in payloads)
+        self.send(text.encode(), every_byte=every_byte, **options)
+
+    def send(self, body: bytes, *, every_byte: bool = False, **options: Any) -> None:
+        """Add an answer of these bytes."""
+        pieces = [body[i : i + 1] for i in range(len(body))] if every_byte else [body]
+        self.answers.append(Answer(pieces, **options))
+
+    def refuse(self, status: int, value: Any, **headers: str) -> None:
+        """Add an error."""
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        kind = {"content-type": "text/html" if isinstance(value, bytes) else "application/json"}
+        self.answers.append(Answer([body], status, kind | {k.replace("_", "-"): v for k, v in headers.items()}))
+
+    async def chat(self, request: Any) -> Any:
+        from starlette.responses import JSONResponse, StreamingResponse
+
+        self.headers.append(dict(request.headers))
+        self.requests.append(await request.json())
+        if not self.answers:
+            return JSONResponse({"error": {"message": "nothing left to say"}}, 400)
+        answer = self.answers.pop(0)
+        return StreamingResponse(self._body(answer), answer.status, answer.headers)
+
+    async def _body(self, answer: Answer) -> AsyncIterator[bytes]:
+        import anyio
+
+        try:
+            for index, piece in enumerate(answer.pieces):
+                if answer.held is not None and index == len(answer.pieces) - 1:
+                    while not answer.held.is_set():  # noqa: ASYNC110 - set by another thread
+                        await anyio.sleep(0.01)
+                yield piece
+            if answer.broken:
+                raise ConnectionAbortedError
+        except BaseException:
+            self.gone.set()
+            raise
+
+    async def list(self, request: Any) -> Any:
+        from starlette.responses import JSONResponse
+
+        return JSONResponse(self.models, 404 if self.models is None else 200)
+
+
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    """A stand-in server on a port of its own, in a thread."""
+    import socket
+
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        made = StandIn(listening.getsockname()[1])
+        routes = [Route("/v1/chat/completions", made.chat, methods=["POST"]), Route("/v1/models", made.list)]
+        config = uvicorn.Config(Starlette(routes=routes), log_level=100, lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        yield made
+        server.should_exit = True
+        thread.join(10)
+
+
+@dataclass
+class Served:
+    """A server of this process, and a client of it."""
+
+    url: str
+    client: Any
+    server: Any
+    thread: threading.Thread
+
+    def chat(self, **body: Any) -> Any:
+        """The response to a chat request; what is not given is the shortest that will do."""
+        given = {"model": self.name, "messages": [{"role": "user", "content": "Hi"}], **body}
+        return self.client.post("/v1/chat/completions", json=given)
+
+    def chunks(self, **body: Any) -> list[dict[str, Any]]:
+        """The chunks of a streamed chat request, which ends with [DONE]."""
+        lines = [line for line in self.chat(stream=True, **body).text.split("\n\n") if line]
+        assert lines[-1] == "data: [DONE]", lines[-1]
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+    @property
+    def name(self) -> str:
+        return self.client.get("/v1/models").json()["data"][0]["id"]
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        self.client.close()
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., Served]]:
+    """Serves a model on a free port, with the given fields of `ServeConfig`; `key` is what the client shows."""
+    import asyncio
+    import queue
+
+    import httpx2
+
+    from m1agent.serve import ServeConfig, Server
+
+    running: list[Served] = []
+
+    def start(model: Any, *, key: str | None = None, **config: Any) -> Served:
+        server, addresses = Server(model, ServeConfig(port=0, **config)), queue.Queue[str]()
+        thread = threading.Thread(target=lambda: asyncio.run(server.run(addresses.put)), daemon=True)
+        thread.start()
+        url = addresses.get(timeout=60)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        running.append(Served(url, httpx2.Client(base_url=url, timeout=60, headers=headers), server, thread))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()

@@ -212,8 +212,10 @@ def test_the_prompt_is_what_the_template_says(model: LocalModel) -> None:
 def test_errors_name_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"no model 'nowhere'.*m1-nano"):
         load_model("nowhere")
-    with pytest.raises(ModelNotFound, match=r"'openai:' models are not supported"):
-        load_model("openai:gpt@http://localhost")
+    with pytest.raises(ModelNotFound, match=r"no model 'bedrock:x'.*openai:<model>@<base url>"):
+        load_model("bedrock:x")
+    with pytest.raises(ModelNotFound, match=r"http:// or https:// and a host"):
+        load_model("openai:gpt@http://")
     with pytest.raises(ModelNotFound, match=r"without a config\.json"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text("{}")
