@@ -1,8 +1,8 @@
 """A model in this process, on m1runtime: the only file of the SDK that imports it, and only when a model is used.
 
 A thread is one runtime session. What was said stays as the tokens it was said in: new turns are tokenised piece by
-piece and appended, the model's own turns are kept as generated. Generation runs in worker threads, a token (and the run
-the grammar forces after it) at a time, so a reader that leaves, a cancellation or a limit stops it at once.
+piece and appended, the model's own turns are kept as generated. The engine computes in a thread of its own, all
+conversations together; a reader that leaves, a cancellation or a limit ends a reply at the token that was read last.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     __all__ = ["Completion", "Grammar", "LocalModel", "LocalThread", "Session", "Stream"]
 
 MAX_TOKENS = 1024
-PREFILL = 2048
 UNBOUNDED = 1 << 20
 MISSING = "local models need {}: pip install 'm1agent[runtime]'"
 
@@ -244,18 +243,16 @@ class LocalThread:
         self._unread += [*self._closing(), *question(new)]
         self._calls = max(self._calls, last_call(new))
         self._asked = True
-        while not await _in_thread(self._read):
-            pass
-        assert self._session is not None
-        writing = Writing(self._model, self._session, envelope, settings)
+        session = await self._read()
+        writing = Writing(self._model, session, envelope, settings)
         parser = ReplyParser(envelope, first_call=self._calls + 1)
         try:
             await _in_thread(writing.begin)
-            while (text := await _in_thread(lambda: writing.next(thinking=parser.thinking))) is not None:
+            while (text := await self._next(writing, parser)) is not None:
                 for event in parser.feed(text):
                     yield event
         finally:
-            writing.close()
+            await _in_thread(writing.close)
         events, message = parser.finish(writing.stop)
         for event in events:
             yield event
@@ -297,17 +294,25 @@ class LocalThread:
         )
         return (NEWLINE,) if ended else CLOSE
 
-    def _read(self) -> bool:
-        """Compute some of the unread tokens; whether none are left."""
+    async def _read(self) -> Session:
+        """Compute the unread tokens; the session that holds them."""
+        engine = await _in_thread(lambda: self._model.engine)
         self._new += self._model.encode(self._unread)
         self._unread = []
         if self._session is None:
-            self._session = self._model.engine.session()
+            self._session = engine.session()
         self._check_room(self._session)
-        part = self._new[:PREFILL]
-        self._session.append(part)
-        del self._new[: len(part)]
-        return not self._new
+        new, self._new = self._new, []
+        await self._session.aappend(new)
+        return self._session
+
+    async def _next(self, writing: Writing, parser: ReplyParser) -> str | None:
+        """The next characters; what is quick is done here, since a thread costs more than it."""
+        await writing.ready()
+        thinking = parser.thinking
+        if writing.light:
+            return writing.next(thinking=thinking)
+        return await _in_thread(lambda: writing.next(thinking=thinking))
 
     def _check_room(self, session: Session) -> None:
         """Before anything is computed, so that the figure is that of the whole."""

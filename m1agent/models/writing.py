@@ -41,7 +41,7 @@ class _Before:
 
 
 class Writing:
-    """A reply, a piece at a time. `begin` and `next` compute: they belong into a worker thread."""
+    """A reply, a piece at a time. `begin`, `close`, and `next` where it is not `light`, belong into a worker thread."""
 
     def __init__(self, model: LocalModel, session: Session, envelope: Envelope, settings: Settings) -> None:
         self._model = model
@@ -73,6 +73,16 @@ class Writing:
     def begin(self) -> None:
         """Start; what the runtime refuses is raised here."""
         self._open(self._model.grammar(self._envelope))
+
+    @property
+    def light(self) -> bool:
+        """Whether `next` takes a piece that is there, and nothing else."""
+        return not self._checks and self._bound is None
+
+    async def ready(self) -> None:
+        """Return once there is a next piece."""
+        if self._stream is not None:
+            await self._stream.wait()
 
     def next(self, *, thinking: bool) -> str | None:
         """The next characters, none while a call is held back; None after the last.

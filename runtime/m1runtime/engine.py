@@ -79,16 +79,21 @@ class Engine:
         *,
         page_size: int = 64,
         prefill_chunk: int = 4096,
+        mixed_chunk: int = 512,
+        batch: int = 256,
         snapshots: int = 8,
     ) -> None:
-        """`prefill_chunk`: tokens a forward pass at most. `snapshots`: turn ends a session keeps, besides commits."""
+        """`prefill_chunk`: tokens a forward pass at most; `mixed_chunk`: those of prompts while replies are generated.
+
+        `batch`: requests that run at a time. `snapshots`: turn ends a session keeps, besides commits.
+        """
         self.config = config
         self.tokenizer = tokenizer
         self._snapshots = snapshots
         self._executor = Executor(
             model, device=model.embed.device, dtype=model.embed.dtype, page_size=page_size, chunk=prefill_chunk
         )
-        self._scheduler = Scheduler(self._executor)
+        self._scheduler = Scheduler(self._executor, batch=batch, mixed=mixed_chunk)
         self._rules = Rules.of(config, tokenizer, model.embed.device)
 
     @classmethod
@@ -101,6 +106,8 @@ class Engine:
         progress: bool | None = None,
         memory_limit: int | None = None,
         prefill_chunk: int = 4096,
+        mixed_chunk: int = 512,
+        batch: int = 256,
         snapshots: int = 8,
     ) -> Engine:
         """Loads a checkpoint folder, or a bundled model by name ("m1-nano").
@@ -124,7 +131,15 @@ class Engine:
             print(plan, file=sys.stderr)
         plan.check()
         model = Model(config, load(folder, config, dtype=dtype, device=device, progress=progress))
-        return cls(config, model, tokenizer, prefill_chunk=prefill_chunk, snapshots=snapshots)
+        return cls(
+            config,
+            model,
+            tokenizer,
+            prefill_chunk=prefill_chunk,
+            mixed_chunk=mixed_chunk,
+            batch=batch,
+            snapshots=snapshots,
+        )
 
     @property
     def eos_ids(self) -> frozenset[int]:
