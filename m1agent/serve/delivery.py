@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 import anyio
+import anyio.lowlevel
 from starlette.types import Receive, Send
 
 from m1agent.serve.refused import Refused
@@ -77,6 +78,8 @@ class EventStream:
             self._started = True
             await _start(self._send, 200, "text/event-stream; charset=utf-8", {"X-Accel-Buffering": "no"})
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        # Sending to a client that has left returns at once: a model that is never waited for would not learn of it.
+        await anyio.lowlevel.checkpoint()
 
     async def _fail(self, refused: Refused) -> int:
         if self._started:
