@@ -107,6 +107,23 @@ def lightning_decode(
     return _decode_reference(q, k, v, slopes, states, slots)
 
 
+def lightning_replay(k: Tensor, v: Tensor, slopes: Tensor, state: Tensor) -> Tensor:
+    """The states after T more tokens, without their outputs: one block, for a few dozen tokens of several layers.
+
+    k, v: [L, T, A, D]; slopes: [L, A] fp32; state: [L, A, D, D] fp32, not modified. Returns [L, A, D, D] fp32.
+    Raises ValueError for shapes that don't fit.
+    """
+    layers, tokens, heads, dim = k.shape
+    if v.shape != k.shape or slopes.shape != (layers, heads) or state.shape != (layers, heads, dim, dim):
+        shapes = [tuple(x.shape) for x in (k, v, slopes, state)]
+        raise ValueError(f"k, v [L, T, A, D], slopes [L, A] and state [L, A, D, D] do not fit: {shapes}")
+    slopes = slopes.float()[..., None]
+    back = torch.arange(tokens - 1, -1, -1, device=k.device, dtype=torch.float32)
+    keys = k.float().transpose(1, 2) * torch.exp(-slopes * back)[..., None]  # [L, A, T, D]
+    update = keys.transpose(2, 3) @ v.float().transpose(1, 2)
+    return torch.addcmul(state + update, torch.expm1(-slopes * tokens)[..., None], state)
+
+
 def decay_slopes(num_heads: int, layer: int, num_layers: int) -> Tensor:
     """Decay exponents of one layer, [num_heads] fp32 on the CPU: ALiBi's slopes * (1 - layer/(num_layers-1) + 1e-5).
 

@@ -1,22 +1,33 @@
-"""Where live sequences keep what they remember: lightning states by slot, softmax keys and values by page."""
+"""Where live sequences keep what they remember: lightning states by slot, softmax keys and values by page.
+
+Pools grow when `Memory` says so; both hand out their lowest free places, so that the end can be given back.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from m1runtime.config import ModelConfig
+from m1runtime.ring import Ring
 
 
 class StatePool:
-    """fp32 lightning states, [layers, slots, A, D, D]; a slot belongs to one sequence and is zeroed when admitted."""
+    """fp32 lightning states, [layers, slots, A, D, D], and the ring of each slot's last tokens beside them.
 
-    def __init__(self, config: ModelConfig, *, device: torch.device, slots: int = 4) -> None:
+    A slot belongs to one sequence and is zeroed when taken.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, device: torch.device, dtype: torch.dtype = torch.float32, slots: int = 4
+    ) -> None:
         heads, dim = config.num_attention_heads, config.head_dim
         self.states = torch.zeros(len(config.lightning_layers), slots, heads, dim, dim, device=device)
-        self._free = list(range(slots - 1, -1, -1))
+        self.ring = Ring(config, device=device, dtype=dtype, slots=slots)
+        self._free = list(range(slots))
 
     @property
     def capacity(self) -> int:
@@ -29,21 +40,31 @@ class StatePool:
         return self.capacity - len(self._free)
 
     @property
-    def bytes_per_slot(self) -> int:
-        """Bytes of one sequence's states."""
+    def free(self) -> int:
+        """Slots to be had without growing."""
+        return len(self._free)
+
+    @property
+    def bytes_per_state(self) -> int:
+        """Bytes of one set of lightning states."""
         return self.states[:, 0].numel() * self.states.element_size()
 
-    def admit(self) -> int:
-        """A zeroed slot; the pool doubles when none is free."""
+    @property
+    def bytes_per_slot(self) -> int:
+        """Bytes of one sequence: its states, those its ring starts from, and the ring."""
+        return 2 * self.bytes_per_state + self.ring.bytes_per_slot
+
+    def take(self) -> int:
+        """A zeroed slot. Raises IndexError when none is free."""
         if not self._free:
-            self._grow()
-        slot = self._free.pop()
+            raise IndexError("no free slot")
+        slot = heapq.heappop(self._free)
         self.states[:, slot].zero_()
         return slot
 
     def release(self, slot: int) -> None:
         """Gives a slot back."""
-        self._free.append(slot)
+        heapq.heappush(self._free, slot)
 
     def read(self, slot: int) -> Tensor:
         """A copy of one sequence's states, [layers, A, D, D]."""
@@ -56,14 +77,24 @@ class StatePool:
         else:
             self.states[:, slot].copy_(state)
 
-    def copy(self, source: int, target: int) -> None:
-        """One slot's states onto another's."""
-        self.states[:, target].copy_(self.states[:, source])
-
-    def _grow(self) -> None:
+    def grow(self, slots: int) -> None:
+        """Adds slots."""
         old = self.capacity
-        self.states = torch.cat((self.states, torch.zeros_like(self.states)), dim=1)
-        self._free.extend(range(2 * old - 1, old - 1, -1))
+        self.states = _longer(self.states, 1, slots)
+        self.ring.grow(slots)
+        for slot in range(old, old + slots):
+            heapq.heappush(self._free, slot)
+
+    def shrink(self) -> bool:
+        """Gives back the free slots at the end; whether there were any."""
+        keep = _last_used(self._free, self.capacity)
+        if keep == self.capacity:
+            return False
+        self.states = self.states[:, :keep].clone()
+        self.ring.shrink(keep)
+        self._free = [slot for slot in self._free if slot < keep]
+        heapq.heapify(self._free)
+        return True
 
 
 class PagePool:
@@ -75,7 +106,7 @@ class PagePool:
         layers, heads, dim = len(config.softmax_layers), config.num_key_value_heads, config.head_dim
         self.page_size = page_size
         self.kv = torch.zeros(layers, 2, pages, page_size, heads, dim, device=device, dtype=dtype)
-        self._free = list(range(pages - 1, -1, -1))
+        self._free = list(range(pages))
         self._owners = [0] * pages
 
     @property
@@ -89,9 +120,18 @@ class PagePool:
         return self.capacity - len(self._free)
 
     @property
+    def free(self) -> int:
+        """Pages to be had without growing."""
+        return len(self._free)
+
+    @property
     def bytes_per_page(self) -> int:
         """Bytes of one page over all softmax layers."""
         return self.kv[:, :, 0].numel() * self.kv.element_size()
+
+    def pages(self, length: int) -> int:
+        """Pages of so many positions."""
+        return -(-length // self.page_size)
 
     def share(self, table: Sequence[int]) -> list[int]:
         """The same pages for one more owner."""
@@ -104,11 +144,24 @@ class PagePool:
         for page in table:
             self._owners[page] -= 1
             if not self._owners[page]:
-                self._free.append(page)
+                heapq.heappush(self._free, page)
+
+    def alone(self, table: Sequence[int]) -> int:
+        """How many of the pages have one owner."""
+        return sum(self._owners[page] == 1 for page in table)
+
+    def wanted(self, table: Sequence[int], start: int, stop: int) -> int:
+        """Free pages that `prepare` would take."""
+        first, last = start // self.page_size, self.pages(stop)
+        copies = sum(self._owners[page] > 1 for page in table[first:last])
+        return copies + max(0, last - len(table))
 
     def prepare(self, table: list[int], start: int, stop: int) -> bool:
-        """Makes positions start..stop-1 writable: adds pages, copies shared ones. True if the table changed."""
-        first, last = start // self.page_size, -(-stop // self.page_size)
+        """Makes positions start..stop-1 writable: adds pages, copies shared ones. True if the table changed.
+
+        Raises IndexError when too few pages are free; `wanted` says how many that takes.
+        """
+        first, last = start // self.page_size, self.pages(stop)
         changed = False
         for i in range(first, min(last, len(table))):
             if self._owners[table[i]] > 1:
@@ -121,7 +174,7 @@ class PagePool:
 
     def trim(self, table: list[int], length: int) -> None:
         """Releases the pages beyond the first `length` positions."""
-        keep = -(-length // self.page_size)
+        keep = self.pages(length)
         self.release(table[keep:])
         del table[keep:]
 
@@ -132,9 +185,28 @@ class PagePool:
 
     def write(self, table: Sequence[int], kv: Tensor) -> None:
         """Fills pages from the first position on with [layers, 2, length, K, D]."""
-        for i in range(-(-kv.shape[2] // self.page_size)):
+        for i in range(self.pages(kv.shape[2])):
             part = kv[:, :, i * self.page_size : (i + 1) * self.page_size]
             self.kv[:, :, table[i], : part.shape[2]] = part
+
+    def grow(self, pages: int) -> None:
+        """Adds pages."""
+        old = self.capacity
+        self.kv = _longer(self.kv, 2, pages)
+        self._owners.extend([0] * pages)
+        for page in range(old, old + pages):
+            heapq.heappush(self._free, page)
+
+    def shrink(self) -> bool:
+        """Gives back the free pages at the end; whether there were any."""
+        keep = _last_used(self._free, self.capacity)
+        if keep == self.capacity:
+            return False
+        self.kv = self.kv[:, :, :keep].clone()
+        del self._owners[keep:]
+        self._free = [page for page in self._free if page < keep]
+        heapq.heapify(self._free)
+        return True
 
     def _own_copy(self, page: int) -> int:
         new = self._take()
@@ -143,14 +215,20 @@ class PagePool:
         return new
 
     def _take(self) -> int:
-        if not self._free:
-            self._grow()
-        page = self._free.pop()
+        page = heapq.heappop(self._free)
         self._owners[page] = 1
         return page
 
-    def _grow(self) -> None:
-        old = self.capacity
-        self.kv = torch.cat((self.kv, torch.zeros_like(self.kv)), dim=2)
-        self._owners.extend([0] * old)
-        self._free.extend(range(2 * old - 1, old - 1, -1))
+
+def _longer(pool: Tensor, dim: int, more: int) -> Tensor:
+    shape = list(pool.shape)
+    shape[dim] = more
+    return torch.cat((pool, pool.new_zeros(shape)), dim=dim)
+
+
+def _last_used(free: Sequence[int], capacity: int) -> int:
+    """How many places there are up to the last one in use."""
+    spare = set(free)
+    while capacity and capacity - 1 in spare:
+        capacity -= 1
+    return capacity

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from m1runtime import quantize
 from m1runtime.checkpoint import load
 from m1runtime.config import ModelConfig
 from m1runtime.devices import as_device, as_dtype
@@ -29,6 +29,7 @@ from m1runtime.scheduler import Scheduler
 from m1runtime.sequence import SequenceState
 from m1runtime.session import Session
 from m1runtime.session_file import load_sequence
+from m1runtime.stats import EngineStats
 from m1runtime.stream import Stream
 from m1runtime.tokenizer import Tokenizer
 
@@ -40,32 +41,6 @@ __all__ = ["Chunk", "Completion", "Engine", "EngineStats", "Stream"]
 log = logging.getLogger(__name__)
 BUNDLED = {"m1-nano": Path(__file__).parent / "nano"}
 Prompt = Sequence[int] | str
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Tokens since the engine was made, and bytes now.
-
-    computed: through the model, recomputed ones included. reused: prompt tokens whose cache was there already.
-    recomputed: by cause, tokens computed twice.
-    generated, forced: in replies; forced are those a grammar left no choice about. drafted: guesses that went through
-    the model, of which `accepted` came true and the others were wasted. state_bytes, kv_bytes: of live
-    sessions.
-    """
-
-    forwards: int
-    tokens_computed: int
-    tokens_reused: int
-    tokens_recomputed: dict[str, int]
-    tokens_generated: int
-    tokens_forced: int
-    tokens_drafted: int
-    tokens_accepted: int
-    sessions: int
-    weight_bytes: int
-    state_bytes: int
-    snapshot_bytes: int  # of rewind points
-    kv_bytes: int
 
 
 class Engine:
@@ -82,16 +57,23 @@ class Engine:
         mixed_chunk: int = 512,
         batch: int = 256,
         snapshots: int = 8,
+        cache_memory: int | None = None,
     ) -> None:
         """`prefill_chunk`: tokens a forward pass at most; `mixed_chunk`: those of prompts while replies are generated.
 
-        `batch`: requests that run at a time. `snapshots`: turn ends a session keeps, besides commits.
+        `batch`: requests that run at a time. `snapshots`: turn ends a session holds, besides commits.
+        cache_memory: bytes that sessions and the prefix tree may take; None is no bound.
         """
         self.config = config
         self.tokenizer = tokenizer
         self._snapshots = snapshots
         self._executor = Executor(
-            model, device=model.embed.device, dtype=model.embed.dtype, page_size=page_size, chunk=prefill_chunk
+            model,
+            device=model.embed.device,
+            dtype=model.embed.dtype,
+            page_size=page_size,
+            chunk=prefill_chunk,
+            cache_memory=cache_memory,
         )
         self._scheduler = Scheduler(self._executor, batch=batch, mixed=mixed_chunk)
         self._rules = Rules.of(config, tokenizer, model.embed.device)
@@ -103,17 +85,23 @@ class Engine:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        quantization: str | None = None,
+        threads: int | None = None,
         progress: bool | None = None,
         memory_limit: int | None = None,
         prefill_chunk: int = 4096,
         mixed_chunk: int = 512,
         batch: int = 256,
         snapshots: int = 8,
+        cache_memory: int | None = None,
     ) -> Engine:
         """Loads a checkpoint folder, or a bundled model by name ("m1-nano").
 
         device: CUDA when there is one. dtype: of the large matrices; float32 on a CPU, bfloat16 on CUDA unless given.
+        quantization: int8, int4, int8-experts or int4-experts: what the large matrices are kept in (`quantize.py`).
+        threads: of a forward pass on a CPU, that alone; None chooses (`threads.py`).
         progress: print the memory plan and a bar; None does so on a terminal.
+        cache_memory: bytes that sessions and the prefix tree may take; None is a share of what the weights leave.
         memory_limit: bytes, instead of what the machine says. A folder without tokenizer.json serves token ids.
         Raises ConfigError, CheckpointError, TokenizerError, and MemoryPlanError before reading a weight.
         """
@@ -123,14 +111,19 @@ class Engine:
         dtype = as_dtype(dtype, device)
         has_text = (folder / "tokenizer.json").exists()
         tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
-        wish = Wish(dtype, context=min(4096, config.max_position_embeddings), chunk=prefill_chunk)
+        context = min(4096, config.max_position_embeddings)
+        wish = Wish(dtype, context=context, quantization=quantization, chunk=prefill_chunk)
         available = available_bytes(device) if memory_limit is None else memory_limit
         plan = plan_memory(config, wish, device=str(device), available=available)
         log.info("%s", plan)
         if progress or (progress is None and sys.stderr.isatty()):
             print(plan, file=sys.stderr)
         plan.check()
-        model = Model(config, load(folder, config, dtype=dtype, device=device, progress=progress))
+        scheme = quantize.quantization(quantization)
+        weights = load(folder, config, dtype=dtype, device=device, quantization=scheme, progress=progress)
+        model = Model(config, weights, threads=threads)
+        if cache_memory is None:
+            cache_memory = plan.cache_memory
         return cls(
             config,
             model,
@@ -139,6 +132,7 @@ class Engine:
             mixed_chunk=mixed_chunk,
             batch=batch,
             snapshots=snapshots,
+            cache_memory=cache_memory,
         )
 
     @property
@@ -211,22 +205,11 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Totals so far."""
-        e, c = self._executor, self._executor.counters
-        return EngineStats(
-            forwards=c.forwards,
-            tokens_computed=c.computed,
-            tokens_reused=c.reused,
-            tokens_recomputed=dict(c.recomputed),
-            tokens_generated=c.generated,
-            tokens_forced=c.forced,
-            tokens_drafted=c.drafted,
-            tokens_accepted=c.accepted,
-            sessions=len(e.live),
-            weight_bytes=e.model.bytes,
-            state_bytes=e.states.used * e.states.bytes_per_slot,
-            snapshot_bytes=e.snapshot_bytes,
-            kv_bytes=e.pages.used * e.pages.bytes_per_page,
-        )
+        return EngineStats.of(self._executor)
+
+    def clear_cache(self) -> None:
+        """Drops every boundary of the prefix tree; live sessions keep what they have computed, and no rewind points."""
+        self._executor.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@
     ├── SamplingError      a sampling parameter out of its range
     ├── SchemaError        a grammar or schema that nobody can compile
     ├── BudgetError        a token budget below the shortest text of its grammar
+    ├── CacheFullError     cache_memory cannot hold what a session needs
     ├── GenerationError    a grammar left no token to choose from
     ├── SessionError       a session used out of its bounds
     │   └── SessionFileError   a saved session that is truncated or of another model
@@ -55,6 +56,18 @@ class BudgetError(M1RuntimeError, ValueError):
         self.minimum = minimum
         known = f"at least {minimum} tokens" if minimum is not None else "more tokens than could be searched"
         super().__init__(f"max_new_tokens={budget} is too small: the grammar requires {known}; raise max_new_tokens")
+
+
+class CacheFullError(M1RuntimeError):
+    """A session's caches do not fit `cache_memory`: `needed` bytes of `limit`, beside `others` sessions with caches."""
+
+    def __init__(self, *, needed: int, limit: int, others: int) -> None:
+        self.needed, self.limit, self.others = needed, limit, others
+        beside = f" beside {others} other sessions; close some of them, or" if others else "; shorten the session, or"
+        super().__init__(
+            f"the session's caches need {needed:,} bytes, and cache_memory={limit:,} cannot hold that{beside} "
+            f"raise cache_memory to {needed * (others + 1):,} or more"
+        )
 
 
 class GenerationError(M1RuntimeError):

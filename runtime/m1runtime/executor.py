@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from m1runtime.cache import PagePool, StatePool
-from m1runtime.errors import ClosedError
+from m1runtime.errors import CacheFullError, ClosedError
 from m1runtime.layers import Batch
 from m1runtime.model import Model, Output
-from m1runtime.sequence import Draft, SequenceState, Snapshot, Trial
+from m1runtime.prefix import common
+from m1runtime.ring import ROWS
+from m1runtime.sequence import Draft, SequenceState, Trial
+from m1runtime.store import SHARED, Store
 
 _NO_DRAFTS: Mapping[SequenceState, Draft] = {}
 
@@ -37,26 +41,26 @@ class Span:
         return own if self.draft is None else own + list(self.draft.tokens)
 
     @property
+    def end(self) -> int:
+        """The length after them."""
+        return self.stop + (len(self.draft.tokens) if self.draft else 0)
+
+    @property
     def ends(self) -> bool:
         """Whether the sequence has nothing pending after it."""
         return self.stop == len(self.sequence.tokens)
 
     @property
     def boundaries(self) -> list[int]:
-        """Lengths inside the span whose snapshot is wanted."""
+        """Lengths inside the span that are to be kept."""
         return sorted(n for n in self.sequence.boundaries if self.start < n <= self.stop)
 
     @property
-    def exports(self) -> list[int]:
-        """Lengths whose state is wanted: boundaries, and the end of the tokens where a draft follows."""
-        boundaries = self.boundaries if self.sequence.boundaries else []
-        return boundaries if self.draft is None or self.stop in boundaries else [*boundaries, self.stop]
-
-    @property
     def rows(self) -> list[int]:
-        """Lengths whose logits are wanted: boundaries, then those of the end, or of each choice of the draft."""
-        ends = [0] if self.draft is None else self.draft.choices
-        return (self.boundaries if self.sequence.boundaries else []) + [self.stop + n for n in ends if self.ends]
+        """Lengths whose logits are wanted, ascending: boundaries, and the end, or each choice of the draft."""
+        ends = ([0] if self.draft is None else self.draft.choices) if self.ends else ()
+        found = [self.stop + n for n in ends]
+        return sorted({*self.boundaries, *found}) if self.sequence.boundaries else found
 
 
 @dataclass(slots=True)
@@ -74,34 +78,125 @@ class Counters:
 
 
 class Executor:
-    """The model with its pools. Thread-safe: one forward pass runs at a time."""
+    """The model with its caches. Thread-safe: one forward pass runs at a time.
 
-    def __init__(self, model: Model, *, device: torch.device, dtype: torch.dtype, page_size: int, chunk: int) -> None:
+    cache_memory: bytes that all caches may take; None is no bound.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        page_size: int,
+        chunk: int,
+        cache_memory: int | None = None,
+    ) -> None:
         self.model = model
         self.device = device
         self.chunk = chunk
-        self.states = StatePool(model.config, device=device)
-        self.pages = PagePool(model.config, device=device, dtype=dtype, page_size=page_size)
+        self.store = Store(
+            model.config, slopes=model.slopes, device=device, dtype=dtype, page_size=page_size, limit=cache_memory
+        )
+        self.states, self.pages, self.live = self.store.states, self.store.pages, self.store.live
         self.counters = Counters()
-        self._no_state = self.states.read(0)[:0]  # what a model without lightning layers exports
-        self.live: set[SequenceState] = set()
+        self._no_state = self.states.states[:, 0]  # what a model without lightning layers exports
         self._lock = threading.RLock()
+        self._depth = 0
+        self._leaving: deque[SequenceState] = deque()
+
+    # Sequences
 
     def admit(self, *, keep: int) -> SequenceState:
-        """An empty sequence; `keep` unpinned snapshots are kept of it."""
-        with self._lock, torch.inference_mode():
-            sequence = SequenceState(slot=self.states.admit(), keep=keep)
-            self.live.add(sequence)
-            return sequence
+        """An empty sequence; `keep` unpinned boundaries of it are protected while it lives."""
+        with self._alone():
+            return self.store.admit(keep=keep)
 
     def release(self, sequence: SequenceState) -> None:
-        """Frees a sequence's slot and pages."""
-        with self._lock:
-            self.live.discard(sequence)
-            sequence.trial = None
-            self.states.release(sequence.slot)
-            self.pages.release(sequence.table)
-            sequence.table = []
+        """Frees a sequence's slot and pages; what it computed up to now stays in the prefix tree while there is room.
+
+        The garbage collector calls this, too, in the middle of anything: then it is done just after that.
+        """
+        self._leaving.append(sequence)
+        with self._alone():
+            pass
+
+    def ready(self, sequences: Sequence[SequenceState]) -> list[SequenceState]:
+        """Gives each sequence the deepest kept prefix of its tokens, and says which to run now.
+
+        The others begin as one that runs does: they wait until it has computed what they share. Those that get no slot
+        are left out, too.
+        """
+        with self._alone():
+            running: list[SequenceState] = []
+            for sequence in sequences:
+                self.settle(sequence)
+                if sequence.slot >= 0 or not self._shares(sequence, running):
+                    while not self.store.start(sequence) and self._preempt_idle(sequences):
+                        pass
+                    if sequence.slot < 0:
+                        continue
+                    running.append(sequence)
+                    if sequence.tokens and not sequence.pending:
+                        self._logits(sequence)
+            return running
+
+    def reserve(self, sequence: SequenceState, tokens: int) -> bool:
+        """Makes room for `tokens` more of a sequence, evicting what no live sequence needs.
+
+        False: live sequences hold too much. Then wait until one ends, or `preempt` one.
+        """
+        with self._alone():
+            return self.store.reserve(sequence, tokens)
+
+    def preempt(self, sequence: SequenceState) -> None:
+        """Takes a live sequence's caches away, down to its deepest kept boundary; the rest is computed again later."""
+        with self._alone():
+            self.settle(sequence)
+            self.store.preempt(sequence)
+
+    def snapshot(self, sequence: SequenceState, *, pinned: bool) -> None:
+        """Makes the sequence's end a boundary: now, or as soon as its pending tokens are computed."""
+        with self._alone():
+            self.settle(sequence)
+            length = len(sequence.tokens)
+            if sequence.pending:
+                sequence.declare(length, pinned=pinned)
+            elif length:
+                self.store.keep(sequence, length, self._logits(sequence), pinned=pinned)
+
+    def end_turn(self, sequence: SequenceState) -> None:
+        """Makes the end of a reply a boundary, if the sequence was not released meanwhile."""
+        with self._alone():
+            if sequence in self.live:
+                self.snapshot(sequence, pinned=False)
+
+    def fork(self, sequence: SequenceState) -> SequenceState:
+        """A second sequence with the same past. Its end becomes a boundary, which the child goes on from."""
+        with self._alone():
+            self.advance([sequence])
+            self.snapshot(sequence, pinned=False)
+            child = self.store.admit(keep=sequence.keep)
+            child.tokens = list(sequence.tokens)
+            child.lookup = None if sequence.lookup is None else sequence.lookup.copy()
+            self.store.inherit(sequence, child)
+            return child
+
+    def rewind(self, sequence: SequenceState, length: int) -> None:
+        """Forgets tokens beyond a length: within the ring or at a boundary nothing is computed again."""
+        with self._alone():
+            self.settle(sequence)
+            self.store.cut(sequence, length)
+            if length < sequence.computed:
+                self.store.restore(sequence, length, "rewind")
+
+    def clear(self) -> None:
+        """Empties the prefix tree."""
+        with self._alone():
+            self.store.clear()
+
+    # Computing
 
     def advance(
         self,
@@ -112,131 +207,144 @@ class Executor:
         """Computes every pending token; afterwards `logits` of each sequence follow its last token.
 
         Drafts go along behind the pending tokens of their sequences, and become their trials.
-        Raises ClosedError for a released sequence: its slot may be another's by now.
+        Raises ClosedError for a released sequence, and CacheFullError where `reserve` would say False.
         """
-        with self._lock:
-            if not self.live.issuperset(sequences):
-                raise ClosedError("the session is closed")
-            for sequence in sequences:
-                self.settle(sequence)
+        with self._alone():
+            self._check_live(sequences)
+            running = self.ready(sequences)
             total = sum(sequence.pending for sequence in sequences)
-            done = 0
-            while done < total:
-                spans = self._next_spans(sequences, drafts)
-                self.compute(spans)
-                done += sum(span.stop - span.start for span in spans)
+            while any(sequence.pending or sequence.slot < 0 for sequence in sequences):
+                if not any(sequence.pending for sequence in running):
+                    raise self._full(next(s for s in sequences if s not in running), 0)
+                self.compute(self._next_spans(running, drafts))
+                if len(running) < len(sequences):
+                    running = self.ready(sequences)
                 if progress is not None:
-                    progress(done, total)
+                    progress(total - sum(sequence.pending for sequence in sequences), total)
+
+    def make_room(self, sequence: SequenceState, tokens: int, running: Sequence[SequenceState] = ()) -> None:
+        """As `reserve`, and preempts sessions at rest, those that have rested longest first.
+
+        Raises CacheFullError when that is not enough; `running` are not to be preempted.
+        """
+        with self._alone():
+            while not self.store.reserve(sequence, tokens):
+                if not self._preempt_idle([sequence, *running]):
+                    raise self._full(sequence, sequence.computed + tokens)
+
+    def check_room(self, tokens: int) -> None:
+        """Raises CacheFullError for a session of so many tokens that could not be held even alone."""
+        needed = self.store.needed(tokens)
+        if self.store.limit is not None and needed > self.store.limit:
+            raise CacheFullError(needed=needed, limit=self.store.limit, others=0)
 
     def compute(self, spans: Sequence[Span]) -> None:
         """One forward pass over `spans`, each of a settled sequence and beginning where that one is computed to.
 
-        A draft may follow only where its span ends the sequence. Raises ClosedError for a released sequence, and leaves
-        every sequence whole whatever is raised.
+        A draft may follow only where its span ends the sequence. Raises ClosedError for a released sequence,
+        CacheFullError where `reserve` would say False, and leaves every sequence whole whatever is raised.
         """
-        with self._lock:
-            if not self.live.issuperset(span.sequence for span in spans):
-                raise ClosedError("the session is closed")
+        with self._alone():
+            self._check_live([span.sequence for span in spans])
+            for span in spans:
+                span.sequence.used = self.counters.forwards
+            for span in spans:
+                self.make_room(span.sequence, span.end - span.start, running=[span.sequence for span in spans])
             try:
-                self._settle(spans, self._forward(spans))
+                exports = [self._exports(span) for span in spans]
+                self._settle(spans, exports, self._forward(spans, exports))
             except BaseException:
                 # Some layers have advanced and others not: go back to a state known to be whole.
                 for span in spans:
-                    self._restore(span.sequence, known=span.start, cause="interrupted")
+                    self.store.restore(span.sequence, span.start, "interrupted")
                 raise
 
     def settle(self, sequence: SequenceState) -> None:
-        """Ends a trial: the state is that after it if all of it came true, else that before it.
-
-        What came true of the rest is pending again, and goes along with the next forward pass.
-        """
-        with self._lock, torch.inference_mode():
+        """Ends a trial: what did not come true of it is taken back."""
+        if sequence.trial is None:
+            return
+        with self._alone():
             trial, sequence.trial = sequence.trial, None
-            if trial is None:
-                return
             drafted, agreed = len(trial.draft.tokens), trial.agreed(sequence.tokens)
             self.counters.drafted += drafted
             self.counters.accepted += agreed
-            if agreed == drafted:
-                sequence.computed += drafted
-                sequence.logits = trial.logits[-1]
-                return
-            self.states.write(sequence.slot, trial.state)
-            sequence.known, sequence.cause = trial.start + agreed, "drafts"
-            self.pages.trim(sequence.table, len(sequence.tokens))
-            sequence.table_tensor = None
+            sequence.computed = trial.start + drafted
+            sequence.logits = trial.logits[-1]
+            if agreed < drafted:
+                self.store.restore(sequence, trial.start + agreed, "drafts", trial.logits_after(agreed))
 
     def score(self, ids: Sequence[int]) -> Tensor:
         """fp32 logits after every token of a fresh sequence, [len(ids), V]."""
         with self._lock:
             sequence = self.admit(keep=0)
             try:
-                sequence.tokens = list(ids)
                 parts: list[Tensor] = []
-                while sequence.pending:
-                    spans = self._next_spans([sequence], _NO_DRAFTS)
-                    output = self._forward(spans, every_row=True)
-                    parts.append(output.logits)
-                    self._count(spans[0])
+                for start in range(0, len(ids), self.chunk):
+                    sequence.tokens += ids[start : start + self.chunk]
+                    span = Span(sequence, start, len(sequence.tokens))
+                    self.make_room(sequence, span.end - start)
+                    parts.append(self._forward([span], [self._exports(span)], every_row=True).logits)
+                    self._count(span)
                 return torch.cat(parts)  # outside inference mode: an ordinary tensor
             finally:
+                sequence.logits, sequence.computed = None, 0  # not to be kept
                 self.release(sequence)
 
-    @property
-    def snapshot_bytes(self) -> int:
-        """Bytes of all kept snapshots; what forks share counts once."""
-        states = {id(s.state): s for sequence in self.live for s in sequence.snapshots.values()}
-        return sum(4 * (s.state.numel() + s.logits.numel()) for s in states.values())
-
-    def snapshot(self, sequence: SequenceState, *, pinned: bool) -> None:
-        """Keeps a snapshot at the sequence's end: now, or as soon as its pending tokens are computed."""
+    @contextmanager
+    def _alone(self) -> Generator[None]:
         with self._lock, torch.inference_mode():
-            self.settle(sequence)
-            length = len(sequence.tokens)
-            if sequence.pending:
-                sequence.declare(length, pinned=pinned)
-            elif (pinned or sequence.keep) and sequence.logits is not None:
-                known = sequence.snapshots.get(length)
-                state = known.state if known else self.states.read(sequence.slot)
-                sequence.remember(length, Snapshot(state, sequence.logits, pinned or bool(known and known.pinned)))
+            self._depth += 1
+            try:
+                yield
+                while self._depth == 1 and self._leaving:
+                    self._leave(self._leaving.popleft())
+            finally:
+                self._depth -= 1
 
-    def end_turn(self, sequence: SequenceState) -> None:
-        """Keeps a snapshot at the end of a reply, if the sequence was not released meanwhile."""
-        with self._lock:
-            if sequence in self.live:
-                self.snapshot(sequence, pinned=False)
+    def _leave(self, sequence: SequenceState) -> None:
+        if sequence not in self.live:
+            return
+        self.settle(sequence)
+        sequence.keep = 0
+        if sequence.computed and sequence.computed not in sequence.held:
+            self.store.keep(sequence, sequence.computed, self._logits(sequence), pinned=False)
+        self.store.release(sequence)
 
-    def fork(self, sequence: SequenceState) -> SequenceState:
-        """A second sequence with the same past: one state copy, pages shared until either writes to them."""
-        with self._lock, torch.inference_mode():
-            self.advance([sequence])
-            child = self.admit(keep=sequence.keep)
-            self.states.copy(sequence.slot, child.slot)
-            child.tokens = list(sequence.tokens)
-            child.table = self.pages.share(sequence.table)
-            child.computed, child.logits, child.known = sequence.computed, sequence.logits, sequence.known
-            child.snapshots = dict(sequence.snapshots)
-            child.lookup = None if sequence.lookup is None else sequence.lookup.copy()
-            return child
+    def _shares(self, sequence: SequenceState, running: Sequence[SequenceState]) -> bool:
+        """Whether one that runs is about to compute a beginning of this one; its end is then made a boundary."""
+        have = self.store.tree.match(sequence.tokens).length
+        for other in running:
+            shared = common(other.tokens, sequence.tokens) if other.pending else 0
+            whole = shared == len(sequence.tokens) == len(other.tokens)
+            if shared > other.computed and (whole or shared - max(have, other.computed) >= SHARED):
+                other.declare(shared, pinned=False)
+                return True
+        return False
 
-    def rewind(self, sequence: SequenceState, length: int) -> None:
-        """Forgets tokens beyond a length: back to the nearest snapshot, the rest is recomputed when needed."""
-        with self._lock, torch.inference_mode():
-            self.settle(sequence)
-            sequence.truncate(length)
-            if length < sequence.computed:
-                self._restore(sequence, known=length, cause="rewind")
+    def _logits(self, sequence: SequenceState) -> Tensor:
+        """Those after the computed tokens; after a rewind they are made of the ring's hidden row."""
+        if sequence.logits is None:
+            row = self.states.ring.row(sequence.slot, sequence.computed)
+            sequence.logits = self.model.logits(row[None])[0]
+        return sequence.logits
 
-    def _restore(self, sequence: SequenceState, *, known: int, cause: str) -> None:
-        base = max((n for n in sequence.snapshots if n <= known), default=0)
-        snapshot = sequence.snapshots.get(base)
-        with torch.inference_mode():
-            self.states.write(sequence.slot, snapshot.state if snapshot else None)
-        sequence.logits = snapshot.logits if snapshot else None
-        sequence.computed, sequence.known, sequence.cause = base, known, cause
-        sequence.trial = None
-        self.pages.trim(sequence.table, base)
-        sequence.table_tensor = None
+    def _check_live(self, sequences: Sequence[SequenceState]) -> None:
+        if not self.live.issuperset(sequences) or not set(self._leaving).isdisjoint(sequences):
+            raise ClosedError("the session is closed")
+
+    def _preempt_idle(self, running: Sequence[SequenceState]) -> bool:
+        """Takes the caches of the session that has rested longest; whether there is one."""
+        idle = [other for other in self.live if other.slot >= 0 and not other.busy and other not in running]
+        if idle:
+            self.store.preempt(min(idle, key=lambda other: other.used))
+        return bool(idle)
+
+    def _full(self, sequence: SequenceState, tokens: int) -> CacheFullError:
+        return CacheFullError(
+            needed=self.store.needed(max(tokens, len(sequence.tokens))),
+            limit=self.store.limit or 0,
+            others=sum(other.slot >= 0 for other in self.live if other is not sequence),
+        )
 
     def _next_spans(self, sequences: Sequence[SequenceState], drafts: Mapping[SequenceState, Draft]) -> list[Span]:
         room = self.chunk
@@ -252,12 +360,20 @@ class Executor:
                 room -= len(draft.tokens) if draft is not None else 0
         return spans
 
-    def _forward(self, spans: Sequence[Span], *, every_row: bool = False) -> Output:
+    def _exports(self, span: Span) -> list[int]:
+        """Lengths whose states the pass brings out: inner boundaries, and where the ring is to start."""
+        anchor = self.store.follow(span.sequence, span.start, span.stop, span.end)
+        inner = span.boundaries if span.sequence.boundaries else []
+        if span.draft is None and inner and inner[-1] == span.stop:
+            inner = inner[:-1]  # The slot has it afterwards.
+        return inner if anchor is None or anchor in inner else [*inner, anchor]
+
+    def _forward(self, spans: Sequence[Span], exports: Sequence[list[int]], *, every_row: bool = False) -> Output:
         self.counters.forwards += 1
         with torch.inference_mode():
-            return self.model.forward(self._pack(spans, every_row=every_row), self.states, self.pages)
+            return self.model.forward(self._pack(spans, exports, every_row=every_row), self.states, self.pages)
 
-    def _pack(self, spans: Sequence[Span], *, every_row: bool) -> Batch:
+    def _pack(self, spans: Sequence[Span], exports: Sequence[list[int]], *, every_row: bool) -> Batch:
         ids: list[int] = []
         positions: list[int] = []
         kv_rows: list[int] = []
@@ -265,19 +381,22 @@ class Executor:
         lengths: list[int] = []
         export: list[int] = []
         rows: list[int] = []
+        ring: list[int] = []
+        recent: list[int] = []
         size = self.pages.page_size
-        for span in spans:
+        for span, wanted in zip(spans, exports, strict=True):
             sequence, first = span.sequence, len(ids)
             ids += span.tokens
-            places = range(span.start, span.start + len(ids) - first)
-            if self.pages.prepare(sequence.table, places.start, places.stop):
-                sequence.table_tensor = None
+            places = range(span.start, span.end)
             positions += places
             kv_rows += [sequence.table[p // size] * size + p % size for p in places]
             bounds.append(len(ids))
             lengths.append(places.stop)
-            export += [first + n - span.start - 1 for n in span.exports]
+            export += [first + n - span.start - 1 for n in wanted]
             rows += [first + n - span.start - 1 for n in span.rows]
+            latest = places[-ROWS:]
+            ring += [sequence.slot * ROWS + p % ROWS for p in latest]
+            recent += range(len(ids) - len(latest), len(ids))
         return Batch(
             ids=self._tensor(ids),
             positions=self._tensor(positions),
@@ -286,6 +405,8 @@ class Executor:
             page_tables=[span.sequence.page_table(self.device) for span in spans],
             kv_rows=self._tensor(kv_rows),
             lengths=lengths,
+            ring_rows=self._tensor(ring),
+            recent=None if len(recent) == len(ids) else self._tensor(recent),
             export=tuple(export),
             rows=None if every_row or len(rows) == len(ids) == len(spans) else self._tensor(rows),
         )
@@ -293,31 +414,32 @@ class Executor:
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
-    def _settle(self, spans: Sequence[Span], output: Output) -> None:
+    def _settle(self, spans: Sequence[Span], exports: Sequence[list[int]], output: Output) -> None:
         row = exported = 0
-        for span in spans:
-            sequence, boundaries = span.sequence, span.boundaries if span.sequence.boundaries else []
-            states = {n: self._exported(output, exported + i) for i, n in enumerate(span.exports)}
-            exported += len(states)
-            for length in boundaries:
-                sequence.remember(length, Snapshot(states[length], output.logits[row], sequence.boundaries.pop(length)))
-                row += 1
-            if span.draft is not None:
-                logits = output.logits[row : row + len(span.draft.choices)]
-                sequence.trial = Trial(span.draft, span.stop, states[span.stop], logits)
-            if span.ends:
-                sequence.logits = output.logits[row]
-                row += 1 if span.draft is None else len(span.draft.choices)
+        for span, wanted in zip(spans, exports, strict=True):
+            sequence = span.sequence
+            rows = dict(zip(span.rows, output.logits[row:], strict=False))
+            states = {n: self._exported(output, exported + i) for i, n in enumerate(wanted)}
+            row, exported = row + len(rows), exported + len(states)
+            boundaries = span.boundaries if sequence.boundaries else []
             self._count(span)
+            self.store.followed(sequence, span.stop, span.end, states, rows.get(span.stop))
+            for length in boundaries:
+                pinned = sequence.boundaries.pop(length)
+                self.store.keep(sequence, length, rows[length], states.get(length), pinned=pinned)
+            sequence.logits = rows.get(span.stop) if span.ends else None
+            if span.draft is not None:
+                choices = len(span.draft.choices)
+                sequence.trial = Trial(span.draft, span.stop, output.logits[row - choices : row])
 
     def _exported(self, output: Output, index: int) -> Tensor:
-        return self._no_state if output.exported is None else output.exported[index]
+        return self._no_state if output.exported is None else output.exported[index].clone()
 
     def _count(self, span: Span) -> None:
         sequence, counters = span.sequence, self.counters
         again = max(0, min(span.stop, sequence.known) - span.start)
         if again:
             counters.recomputed[sequence.cause] = counters.recomputed.get(sequence.cause, 0) + again
-        counters.computed += len(span.tokens)
+        counters.computed += span.end - span.start
         sequence.fresh += span.stop - span.start
         sequence.computed = span.stop

@@ -46,7 +46,7 @@ class Completion:
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
-    reused_tokens: int  # of the prompt, those whose cache was there already
+    reused_tokens: int = field(compare=False)  # of the prompt, those whose cache was there already
     forced_tokens: int  # of `ids`, those the grammar left no choice about
     drafted_tokens: int = field(default=0, compare=False)  # of `ids`, chosen ones that had been drafted
 
@@ -77,7 +77,9 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         self._rules = rules
         self.prompt = len(sequence.tokens)
-        self.reused = max(0, self.prompt - sequence.fresh - sequence.pending)
+        self._found = self.prompt - sequence.fresh - sequence.unread - sequence.skipped
+        self.reused = max(0, self._found + sequence.skipped)
+        sequence.busy = True
         self._text = TextStream(rules.tokenizer.token_bytes, params.stop) if rules.tokenizer else None
         self._random: torch.Generator | None = None
         self._drafter = self._make_drafter() if params.drafts or (params.drafts is None and grammar) else None
@@ -107,6 +109,8 @@ class Generation:
     def step(self) -> Iterator[Chunk]:
         """Chooses tokens as far as the last pass has logits for them, each with its forced run; yields what can be
         shown."""
+        if not self.ids:
+            self.reused = max(0, self._found + self.sequence.skipped)
         trial = self.sequence.trial
         steps = [] if trial is None else self._steps
         rows = [self.sequence.logits] if trial is None else trial.logits
@@ -157,6 +161,7 @@ class Generation:
         counters.reused += self.reused
         executor.settle(self.sequence)
         self.sequence.fresh = 0
+        self.sequence.busy = False
 
     def _take(self, token: int, drafted: Step | None) -> Iterator[Chunk]:
         if token in self._rules.eos_ids:

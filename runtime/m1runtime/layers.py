@@ -28,6 +28,8 @@ class Batch:
     ids, positions: [T] int64; bounds: N+1 offsets into them; slots: [N] int64 rows of the state pool.
     page_tables: N int64 tensors; kv_rows: [T] int64, each token's row in the flattened pages; lengths: N cached lengths
     including the new tokens.
+    ring_rows: each sequence's last tokens, as rows of the flattened rings; recent: packed indices of these tokens, None
+    for all of them.
     export: packed indices of tokens after which the lightning states are copied out.
     rows: packed indices whose logits are wanted; None for all of them.
     """
@@ -39,12 +41,19 @@ class Batch:
     page_tables: list[Tensor]
     kv_rows: Tensor
     lengths: list[int]
+    ring_rows: Tensor
+    recent: Tensor | None = None
     export: tuple[int, ...] = ()
     rows: Tensor | None = None
     decode: bool = field(init=False)  # one token a sequence
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decode", self.bounds == tuple(range(len(self.bounds))) and not self.export)
+
+    def remember(self, ring: Tensor, values: Tensor) -> None:
+        """Writes the last tokens' values [T, ...] into a ring [slots, rows, ...]."""
+        recent = values if self.recent is None else values[self.recent]
+        ring.flatten(0, 1).index_copy_(0, self.ring_rows, recent.to(ring.dtype))
 
 
 class LightningAttention:
@@ -58,9 +67,12 @@ class LightningAttention:
         self.slopes = decay_slopes(config.num_attention_heads, layer, config.num_hidden_layers).to(self.norm.device)
         self.heads, self.eps = config.num_attention_heads, config.inner_norm_eps
 
-    def __call__(self, n: Tensor, batch: Batch, states: Tensor) -> tuple[Tensor, Tensor | None]:
-        """n [T, H], states [slots, A, D, D] updated in place → output [T, H] and the exported states [P, A, D, D]."""
-        qkv = F.silu(linear(n, self.qkv).float()).view(len(n), self.heads, 3, -1)
+    def __call__(self, n: Tensor, batch: Batch, states: Tensor, ring: Tensor) -> tuple[Tensor, Tensor | None]:
+        """n [T, H], states [slots, A, D, D] and ring [slots, rows, A, 2, D] updated in place → output [T, H] and the
+        exported states [P, A, D, D]."""
+        raw = linear(n, self.qkv).view(len(n), self.heads, 3, -1)
+        batch.remember(ring, raw[:, :, 1:])
+        qkv = F.silu(raw.float())
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         exported = None
         if batch.decode:

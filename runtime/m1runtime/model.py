@@ -57,8 +57,9 @@ class Layer:
 class Model:
     """Weights and the forward pass; what sequences remember lives in the pools it is given."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight]) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], *, threads: int | None = None) -> None:
         self.config = config
+        self.threads = threads
         self.embed = plain(weights[EMBED])
         self.norm = plain(weights[NORM])
         self.head = self.embed.float() if config.tie_word_embeddings else plain(weights[HEAD])
@@ -70,6 +71,12 @@ class Model:
     def bytes(self) -> int:
         """Bytes of all weights."""
         return sum(part.nbytes for weight in self._weights.values() for part in parts(weight))
+
+    @cached_property
+    def slopes(self) -> Tensor:
+        """Decay exponents of the lightning layers, [layers, A] fp32."""
+        found = [layer.attention.slopes for layer in self.layers if isinstance(layer.attention, LightningAttention)]
+        return torch.stack(found) if found else torch.zeros(0, self.config.num_attention_heads)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -91,7 +98,7 @@ class Model:
         for layer in self.layers:
             n = rms_norm(h, layer.input_norm, c.rms_norm_eps)
             if isinstance(layer.attention, LightningAttention):
-                a, out = layer.attention(n, batch, states.states[lightning])
+                a, out = layer.attention(n, batch, states.states[lightning], states.ring.kv[lightning])
                 lightning += 1
                 if out is not None and batch.export:
                     exported.append(out)
@@ -101,6 +108,7 @@ class Model:
             h = residual(n if c.postnorm else h, a, layer.alpha, layer.beta)
             n = rms_norm(h, layer.post_norm, c.rms_norm_eps)
             h = residual(n if c.postnorm else h, layer.experts(n), c.mlp_alpha, c.mlp_beta)
+        batch.remember(states.ring.hidden, h)
         h = h if batch.rows is None else h[batch.rows]
         return Output(self.logits(h), torch.stack(exported, dim=1) if exported else None)
 

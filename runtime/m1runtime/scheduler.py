@@ -114,8 +114,9 @@ class Scheduler:
         if self._closed:
             raise ClosedError("the engine is closed")
         ready = [request for request in self._running if not request.paused]
-        for request in ready:
-            self._executor.settle(request.sequence)
+        sequences = [request.sequence for request in ready]
+        placed = set(self._executor.ready(sequences) or sequences[:1])
+        ready = [request for request in ready if request.sequence in placed]
         self._step([request for request in ready if not request.sequence.pending])
         self._pass([request for request in ready if request in self._running and request.sequence.pending])
         return bool(ready)

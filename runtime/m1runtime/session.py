@@ -88,6 +88,7 @@ class Session:
     def _add(self, ids: Sequence[int], boundaries: Sequence[int]) -> None:
         self._check()
         new = self._rules.check(ids, after=len(self._sequence.tokens))
+        self._executor.check_room(len(self._sequence.tokens) + len(new))
         start = len(self._sequence.tokens)
         for boundary in boundaries:
             if not 0 < boundary <= len(new):
@@ -121,14 +122,17 @@ class Session:
         return Session(self._executor, self._scheduler, self._rules, self._executor.fork(self._sequence))
 
     def rewind(self, length: int) -> None:
-        """Forgets the tokens beyond `length`; free at a boundary, else the tokens since the last one are recomputed."""
+        """Forgets the tokens beyond `length`; free within the last 64 tokens and at boundaries.
+
+        Elsewhere the tokens since the last boundary are computed again.
+        """
         self._check()
         if not 0 <= length <= len(self._sequence.tokens):
             raise SessionError(f"cannot rewind to {length}: the session has {len(self._sequence.tokens)} tokens")
         self._executor.rewind(self._sequence, length)
 
     def commit(self) -> None:
-        """Makes the present length a rewind point that is never dropped."""
+        """Makes the present length a rewind point that outlives others: it goes last when memory runs out."""
         self._check()
         self._executor.snapshot(self._sequence, pinned=True)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from m1runtime.errors import CheckpointError, SessionFileError
 from m1runtime.executor import Executor
 from m1runtime.headers import read_header, read_tensors, write_tensors
-from m1runtime.sequence import SequenceState, Snapshot
+from m1runtime.sequence import SequenceState
 
 FORMAT = "m1runtime-session-1"
 
@@ -25,8 +25,7 @@ def save_sequence(executor: Executor, sequence: SequenceState, path: Path) -> No
     Raises SessionFileError when it cannot be written.
     """
     executor.advance([sequence])
-    lengths = sorted(sequence.snapshots)
-    kept = [sequence.snapshots[n] for n in lengths]
+    kept = {n: node.kept for n, node in sorted(sequence.held.items()) if node.kept is not None}
     tensors = {
         "tokens": torch.tensor(sequence.tokens, dtype=torch.int64),
         "state": executor.states.read(sequence.slot),
@@ -34,12 +33,12 @@ def save_sequence(executor: Executor, sequence: SequenceState, path: Path) -> No
     }
     if sequence.logits is not None:
         tensors["logits"] = sequence.logits
-    for n, snapshot in zip(lengths, kept, strict=True):
+    for n, snapshot in kept.items():
         tensors[f"snapshot.{n}.state"], tensors[f"snapshot.{n}.logits"] = snapshot.state, snapshot.logits
     header = {
         "format": FORMAT,
         "model": executor.model.fingerprint,
-        "snapshots": json.dumps({str(n): s.pinned for n, s in zip(lengths, kept, strict=True)}),
+        "snapshots": json.dumps({str(n): n in sequence.pinned for n in kept}),
     }
     partial = path.with_name(path.name + ".part")
     try:
@@ -58,8 +57,9 @@ def load_sequence(executor: Executor, path: Path, *, keep: int) -> SequenceState
         with torch.inference_mode():
             _restore(executor, sequence, pinned, tensors)
     except BaseException as error:
+        sequence.logits, sequence.computed = None, 0  # nothing of it is to be kept
         executor.release(sequence)
-        if isinstance(error, (RuntimeError, IndexError)):
+        if isinstance(error, (RuntimeError, IndexError, KeyError)):
             raise SessionFileError(f"{path}: damaged ({error})") from None
         raise
     return sequence
@@ -67,16 +67,16 @@ def load_sequence(executor: Executor, path: Path, *, keep: int) -> SequenceState
 
 def _restore(executor: Executor, sequence: SequenceState, pinned: dict[int, bool], tensors: dict[str, Tensor]) -> None:
     stored: Any = tensors["tokens"]
-    sequence.tokens = stored.tolist()
-    sequence.computed = sequence.known = len(sequence.tokens)
-    executor.pages.prepare(sequence.table, 0, sequence.computed)
+    tokens: list[int] = stored.tolist()
+    if not tokens:
+        return
+    logits, state = tensors["logits"].to(executor.device), tensors["state"].to(executor.device)
+    executor.make_room(sequence, len(tokens))
     executor.pages.write(sequence.table, tensors["kv"].to(executor.device))
-    executor.states.write(sequence.slot, tensors["state"].to(executor.device))
-    if "logits" in tensors:
-        sequence.logits = tensors["logits"].to(executor.device)
+    executor.store.place(sequence, tokens, state, logits)
     for n, pin in pinned.items():
-        state, logits = (tensors[f"snapshot.{n}.{part}"].to(executor.device) for part in ("state", "logits"))
-        sequence.snapshots[n] = Snapshot(state, logits, pin)
+        state, row = (tensors[f"snapshot.{n}.{part}"].to(executor.device) for part in ("state", "logits"))
+        executor.store.keep(sequence, n, row, state, pinned=pin)
 
 
 def _read(path: Path, fingerprint: str) -> tuple[dict[int, bool], dict[str, Tensor]]:

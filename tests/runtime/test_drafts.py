@@ -158,6 +158,7 @@ def test_every_budget_closes_the_same_call(nano: Engine) -> None:
 def test_a_copied_call_takes_a_fraction_of_the_passes(nano: Engine) -> None:
     passes: dict[bool, int] = {}
     for drafts in (False, True):
+        nano.clear_cache()
         before = nano.stats()
         params = SamplingParams(temperature=0, drafts=drafts)
         (reply,) = nano.generate([QUESTION], params, Grammar.from_regex(re.escape(QUESTION.strip()) + " ?"))

@@ -144,6 +144,7 @@ def test_a_slot_forgets_its_last_sequence(engine: Engine) -> None:
 
 
 def test_long_inputs_report_progress(engine: Engine) -> None:
+    engine.clear_cache()
     seen: list[tuple[int, int]] = []
     engine.session(range(97), progress=lambda done, total: seen.append((done, total))).close()
     assert seen == [(60, 97), (97, 97)]

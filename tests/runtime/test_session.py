@@ -58,7 +58,7 @@ def test_a_rewind_to_a_turns_end_recomputes_nothing(engine: Engine) -> None:
 
 def test_a_rewind_between_points_recomputes_from_the_nearest(engine: Engine) -> None:
     with engine.session(range(50)) as session:
-        session.append(range(30), boundaries=[10])
+        session.append([n % 90 for n in range(150)], boundaries=[10])
         session.rewind(75)
         assert follows(session, engine)
         assert engine.stats().tokens_recomputed == {"rewind": 15}
