@@ -21,8 +21,9 @@ from m1runtime.errors import (
     TokenizerError,
 )
 from m1runtime.generation import Chunk, Completion
+from m1runtime.logprobs import TokenLogprob
 from m1runtime.sampling import SamplingParams
-from m1runtime.session import Session
+from m1runtime.session import Branch, Session
 from m1runtime.stream import Stream
 from m1runtime.tokenizer import Tokenizer
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from m1runtime.grammar import Grammar
 
 __all__ = [
+    "Branch",
     "BudgetError",
     "CheckpointError",
     "Chunk",
@@ -50,6 +52,7 @@ __all__ = [
     "SessionError",
     "SessionFileError",
     "Stream",
+    "TokenLogprob",
     "Tokenizer",
     "TokenizerError",
 ]

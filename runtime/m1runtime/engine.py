@@ -22,7 +22,7 @@ from m1runtime.executor import Executor, Progress
 from m1runtime.generation import Chunk, Completion, Generation
 from m1runtime.memory import Wish, available_bytes, plan_memory
 from m1runtime.model import Model
-from m1runtime.requests import Reply
+from m1runtime.requests import Reply, alast, last
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
 from m1runtime.scheduler import Scheduler
@@ -161,7 +161,7 @@ class Engine:
         replies = self._replies(prompts, params or SamplingParams(), grammar, priority)
         self._scheduler.submit(replies)
         try:
-            return [_last(reply) for reply in replies]
+            return [last(reply) for reply in replies]
         finally:
             self._scheduler.withdraw(*replies)
 
@@ -177,7 +177,7 @@ class Engine:
         replies = self._replies(prompts, params or SamplingParams(), grammar, priority)
         self._scheduler.submit(replies)
         try:
-            return [await _alast(reply) for reply in replies]
+            return [await alast(reply) for reply in replies]
         finally:
             self._scheduler.cancel(*replies)
 
@@ -264,20 +264,6 @@ class Engine:
         if not checked:
             raise SessionError("a prompt needs at least one token")
         return checked
-
-
-def _last(reply: Reply) -> Completion:
-    while (completion := reply.mailbox.get().completion) is None:
-        pass
-    return completion
-
-
-async def _alast(reply: Reply) -> Completion:
-    completion = None
-    while completion is None:
-        await reply.mailbox.wait()
-        completion = reply.mailbox.get().completion
-    return completion
 
 
 def _nothing(_: SequenceState) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from m1kernels.sample import apply_mask, apply_repetition_penalty, sample
 from m1runtime.errors import GenerationError
 from m1runtime.executor import Executor
+from m1runtime.logprobs import TokenLogprob, chosen, forced
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
 from m1runtime.sequence import Draft, SequenceState
@@ -49,6 +50,7 @@ class Completion:
     reused_tokens: int = field(compare=False)  # of the prompt, those whose cache was there already
     forced_tokens: int  # of `ids`, those the grammar left no choice about
     drafted_tokens: int = field(default=0, compare=False)  # of `ids`, chosen ones that had been drafted
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), compare=False)  # one a token of `ids`, where asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Chunk:
     text: str
     forced: bool = False
     completion: Completion | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Generation:
@@ -74,6 +77,8 @@ class Generation:
         self.params = params
         self.ids: list[int] = []
         self._origins = bytearray()  # of `ids`: CHOSEN, FORCED or DRAFTED
+        self._logprobs: list[TokenLogprob] = []  # of `ids`, where asked for
+        self._likely: TokenLogprob | None = None  # of the token just chosen
         self.finish_reason: FinishReason | None = None
         self._rules = rules
         self.prompt = len(sequence.tokens)
@@ -132,8 +137,16 @@ class Generation:
             self._text.finish()
         text = self._text.text if self._text else ""
         reason = self.finish_reason or "cancelled"
-        forced, drafted = self._origins.count(FORCED), self._origins.count(DRAFTED)
-        return Completion(tuple(self.ids), text, reason, self.prompt, self.reused, forced, drafted)
+        return Completion(
+            tuple(self.ids),
+            text,
+            reason,
+            self.prompt,
+            self.reused,
+            self._origins.count(FORCED),
+            self._origins.count(DRAFTED),
+            tuple(self._logprobs),
+        )
 
     def cancel(self) -> None:
         """Ends a reply that has not ended by itself."""
@@ -146,7 +159,7 @@ class Generation:
 
     def truncate(self, count: int) -> None:
         """Takes back all but the first `count` tokens of a reply that is over; it counts as cancelled then."""
-        del self.ids[count:], self._origins[count:]
+        del self.ids[count:], self._origins[count:], self._logprobs[count:]
         self.finish_reason = "cancelled"
         if self._text is not None and self._rules.tokenizer is not None:
             self._text = TextStream(self._rules.tokenizer.token_bytes, self.params.stop)
@@ -195,7 +208,17 @@ class Generation:
         self.ids += kept
         self._origins += bytes((origin,)) * len(kept)
         self.sequence.tokens += kept
-        return Chunk(tuple(kept), shown, origin == FORCED)
+        likely = self._likelihood(kept, origin)
+        self._logprobs += likely
+        return Chunk(tuple(kept), shown, origin == FORCED, logprobs=likely)
+
+    def _likelihood(self, tokens: Sequence[int], origin: int) -> tuple[TokenLogprob, ...]:
+        if self.params.logprobs is None:
+            return ()
+        if origin == FORCED:
+            return tuple(forced(token, self.params.logprobs) for token in tokens)
+        assert self._likely is not None
+        return (self._likely,) * len(tokens)
 
     def _make_drafter(self) -> Drafter:
         from m1runtime.grammar.drafts import Drafter, Lookup
@@ -223,7 +246,7 @@ class Generation:
         p = self.params
         while True:
             try:
-                chosen = sample(
+                drawn = sample(
                     logits,
                     temperature=p.temperature,
                     top_k=p.top_k,
@@ -234,7 +257,9 @@ class Generation:
                 )
             except ValueError as error:
                 raise GenerationError(f"no token can be chosen after {len(self.ids)} tokens: {error}") from None
-            token = int(chosen)
+            token = int(drawn)
+            if p.logprobs is not None:
+                self._likely = chosen(token, logits, mask, p.logprobs)
             if step is not None and token == step.token:
                 self.constraint = step.after
                 return token

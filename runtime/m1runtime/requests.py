@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from m1runtime.executor import Executor
-from m1runtime.generation import Chunk, Generation
+from m1runtime.generation import Chunk, Completion, Generation
 from m1runtime.mailbox import Mailbox
 from m1runtime.sequence import Draft, SequenceState
 
@@ -162,3 +162,19 @@ class Reply(Request):
             generation.truncate(self.taken)
             self._executor.rewind(self.sequence, generation.prompt + self.taken)
             self._ended(self.sequence)
+
+
+def last(reply: Reply) -> Completion:
+    """The completion, once it is there."""
+    while (completion := reply.mailbox.get().completion) is None:
+        pass
+    return completion
+
+
+async def alast(reply: Reply) -> Completion:
+    """As `last`, without blocking the event loop."""
+    completion = None
+    while completion is None:
+        await reply.mailbox.wait()
+        completion = reply.mailbox.get().completion
+    return completion

@@ -17,7 +17,8 @@ class SamplingParams:
     repetition_penalty: 1 is off;
     it applies to every token of the session. stop: strings that end the text and are not part of it. seed: makes a
     generation reproducible. drafts: likely tokens go through the model together, which changes the number of forward
-    passes and not the reply; None: where there is a grammar.
+    passes and not the reply; None: where there is a grammar. logprobs: tells how likely each token was, and so
+    many of the likeliest ones beside it (20 at most); None: does not.
     Raises SamplingError naming the field and the remedy.
     """
 
@@ -30,6 +31,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     drafts: bool | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         rules = (
@@ -41,6 +43,7 @@ class SamplingParams:
             ("repetition_penalty", _within(self.repetition_penalty, 1e-3, 1e3), "use a positive number; 1 is off"),
             ("seed", self.seed is None or _whole(self.seed, 0, 2**63), "use a non-negative 64-bit integer, or None"),
             ("drafts", self.drafts in (True, False, None), "use True, False, or None: where there is a grammar"),
+            ("logprobs", self.logprobs is None or _whole(self.logprobs, 0, 21), "use an integer from 0 to 20, or None"),
         )
         for name, fine, remedy in rules:
             if not fine:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,7 +15,7 @@ from torch import Tensor
 from m1runtime.errors import ClosedError, SessionError
 from m1runtime.executor import Executor, Progress
 from m1runtime.generation import Completion, Generation
-from m1runtime.requests import Prefill, Reply
+from m1runtime.requests import Prefill, Reply, alast, last
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
 from m1runtime.scheduler import Scheduler
@@ -23,6 +25,14 @@ from m1runtime.stream import Stream
 
 if TYPE_CHECKING:
     from m1runtime.grammar import Grammar
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One of several replies, and the session that ends with it; close it when it is not needed."""
+
+    session: Session
+    completion: Completion
 
 
 class Session:
@@ -121,6 +131,70 @@ class Session:
         self._check()
         return Session(self._executor, self._scheduler, self._rules, self._executor.fork(self._sequence))
 
+    def branches(
+        self,
+        count: int,
+        params: SamplingParams | None = None,
+        grammar: Grammar | None = None,
+        *,
+        priority: int = 0,
+    ) -> list[Branch]:
+        """`count` replies from here, generated together, each in a fork of its own; this session stays where it is.
+
+        With a seed in `params` the branches use it and those that follow, so that they differ and come again.
+        """
+        forks, replies = self._fork_out(count, params or SamplingParams(), grammar, priority)
+        try:
+            self._scheduler.submit(replies)
+            return [Branch(fork, last(reply)) for fork, reply in zip(forks, replies, strict=True)]
+        except BaseException:
+            self._scheduler.withdraw(*(reply for reply in replies if reply.submitted))
+            for fork in forks:
+                fork.close()
+            raise
+
+    async def abranches(
+        self,
+        count: int,
+        params: SamplingParams | None = None,
+        grammar: Grammar | None = None,
+        *,
+        priority: int = 0,
+    ) -> list[Branch]:
+        """As `branches`, without blocking the event loop."""
+        forks, replies = self._fork_out(count, params or SamplingParams(), grammar, priority)
+        try:
+            self._scheduler.submit(replies)
+            return [Branch(fork, await alast(reply)) for fork, reply in zip(forks, replies, strict=True)]
+        except BaseException:
+            self._scheduler.cancel(*replies)
+            raise
+
+    def best_of(
+        self,
+        count: int,
+        params: SamplingParams | None = None,
+        grammar: Grammar | None = None,
+        *,
+        score: Callable[[Completion], float] | None = None,
+        priority: int = 0,
+    ) -> Completion:
+        """The best of `count` replies, which becomes this session's.
+
+        score: of a completion, the highest wins; None takes the mean log probability of the tokens that were chosen.
+        """
+        params = params or SamplingParams()
+        if score is None and params.logprobs is None:
+            params = replace(params, logprobs=0)
+        branches = self.branches(count, params, grammar, priority=priority)
+        best = max(branches, key=lambda branch: (score or likelihood)(branch.completion))
+        self._release()
+        self._adopt(best.session._sequence)
+        best.session._release.detach()
+        for branch in branches:
+            branch.session.close()
+        return best.completion
+
     def rewind(self, length: int) -> None:
         """Forgets the tokens beyond `length`; free within the last 64 tokens and at boundaries.
 
@@ -146,8 +220,7 @@ class Session:
         self._check()
         sequence = load_sequence(self._executor, Path(path), keep=self._sequence.keep)
         self._release()
-        self._sequence = sequence
-        self._release = weakref.finalize(self, self._executor.release, sequence)
+        self._adopt(sequence)
 
     def close(self) -> None:
         """Ends a running reply and frees the state and pages; further use raises ClosedError. Closing twice is fine."""
@@ -166,6 +239,25 @@ class Session:
     ) -> None:
         self.close()
 
+    def _adopt(self, sequence: SequenceState) -> None:
+        self._sequence = sequence
+        self._release = weakref.finalize(self, self._executor.release, sequence)
+
+    def _fork_out(
+        self, count: int, params: SamplingParams, grammar: Grammar | None, priority: int
+    ) -> tuple[list[Session], list[Reply]]:
+        if count < 1:
+            raise SessionError(f"{count} branches: ask for at least one")
+        forks = [self.fork() for _ in range(count)]
+        seeds = [None if params.seed is None else (params.seed + i) % 2**63 for i in range(count)]
+        replies: list[Reply] = []
+        for fork, seed in zip(forks, seeds, strict=True):
+            generation = Generation(fork._sequence, replace(params, seed=seed), self._rules, grammar)
+            made = Reply(self._executor, partial(_given, generation), ended=self._executor.end_turn, priority=priority)
+            fork._reply = made
+            replies.append(made)
+        return forks, replies
+
     def _settle(self) -> None:
         """After a stream that was dropped."""
         if self._reply is not None and self._reply.submitted:
@@ -180,3 +272,13 @@ class Session:
         if stream is not None and not stream.finished:
             raise SessionError("a reply is being generated; iterate its stream to the end or close() it first")
         self._settle()
+
+
+def likelihood(completion: Completion) -> float:
+    """Mean log probability of a reply's tokens; -inf for an empty one. Needs `SamplingParams(logprobs=...)`."""
+    logprobs = [token.logprob for token in completion.logprobs]
+    return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
+
+
+def _given(generation: Generation) -> Generation:
+    return generation

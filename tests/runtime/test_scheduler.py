@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m1runtime import ClosedError, Engine, SamplingParams, SessionError
+from m1runtime import ClosedError, Engine, SamplingError, SamplingParams, SessionError
 from m1runtime.layers import SoftmaxAttention
 from m1runtime.stream import AHEAD
 
@@ -260,3 +260,52 @@ print("leaving")
 def test_a_program_that_ends_in_the_middle_of_a_reply_ends_well(tiny_folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LEAVING, str(tiny_folder)], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"leaving\n", b"")
+
+
+def test_branches_share_a_past_and_nothing_of_it_is_computed_again(engine: Engine) -> None:
+    with engine.session(range(90)) as session:
+        _ = session.logits
+        before = engine.stats().tokens_computed
+        params = SamplingParams(max_new_tokens=8, seed=5)
+        branches = session.branches(4, params)
+        assert engine.stats().tokens_computed - before <= 4 * 8
+        assert session.length == 90
+        for n, branch in enumerate(branches):
+            assert branch.session.tokens == (*range(90), *branch.completion.ids)
+            alone = engine.generate([range(90)], SamplingParams(max_new_tokens=8, seed=5 + n))[0]
+            assert branch.completion.ids == alone.ids
+            assert (branch.session.logits - engine.score(branch.session.tokens)[-1]).abs().max() < 1e-5
+        again = asyncio.run(session.abranches(4, params))
+        assert [branch.completion for branch in again] == [branch.completion for branch in branches]
+        with pytest.raises(SessionError, match="at least one"):
+            session.branches(0)
+
+
+def test_the_best_of_several_becomes_the_session(engine: Engine) -> None:
+    params = SamplingParams(max_new_tokens=6, seed=1, logprobs=0)
+    with engine.session(range(40)) as session:
+        replies = [branch.completion for branch in session.branches(5, params)]
+        best = session.best_of(5, params)
+        assert best == max(replies, key=lambda reply: sum(token.logprob for token in reply.logprobs))
+        assert session.tokens == (*range(40), *best.ids)
+        assert (session.logits - engine.score(session.tokens)[-1]).abs().max() < 1e-5
+        session.rewind(40)
+        assert session.best_of(5, params, score=lambda reply: -reply.ids[0]).ids[0] == min(r.ids[0] for r in replies)
+    assert eventually(lambda: idle(engine))
+
+
+def test_how_likely_each_token_was(engine: Engine) -> None:
+    prompt = list(range(20))
+    reply = engine.generate([prompt], greedy(10, logprobs=3))[0]
+    logprobs = engine.score([*prompt, *reply.ids]).log_softmax(-1)[len(prompt) - 1 : -1]
+    for token, told, row in zip(reply.ids, reply.logprobs, logprobs, strict=True):
+        values, ids = row.topk(3)
+        assert told.token == token == told.top[0][0]
+        assert [id for id, _ in told.top] == ids.tolist()
+        assert [value for _, value in told.top] == pytest.approx(values.tolist(), abs=1e-4)
+        assert told.logprob == pytest.approx(float(row[token]), abs=1e-4)
+    chunks = list(engine.stream(prompt, greedy(10, logprobs=3)))
+    assert tuple(told for chunk in chunks for told in chunk.logprobs) == reply.logprobs
+    assert engine.generate([prompt], greedy(10))[0].logprobs == ()
+    with pytest.raises(SamplingError, match="logprobs=21"):
+        greedy(1, logprobs=21)
