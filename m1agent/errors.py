@@ -7,6 +7,7 @@
     ├── ToolsetNotFound         no installed toolset has that name
     ├── ModelError              a model could not write its reply
     │   ├── ModelNotFound       no model goes by that name
+    │   ├── PromptError         a bare prompt that the model cannot read
     │   ├── ContextFull         the conversation has more tokens than the model's context holds
     │   └── ReplayMismatch      a replayed model was asked something else than was recorded
     ├── GuardError              a guard failed, so nobody knows what it would have said
@@ -93,6 +94,10 @@ class ModelError(M1AgentError):
 
 class ModelNotFound(ModelError):
     """No model goes by that name."""
+
+
+class PromptError(ModelError):
+    """A bare prompt that the model cannot read; the text names the token."""
 
 
 class ContextFull(ModelError):

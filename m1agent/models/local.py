@@ -21,13 +21,14 @@ import anyio
 from m1agent.errors import ContextFull, ModelError
 from m1agent.events import ModelEvent, ReplyFinished
 from m1agent.messages import Message, Setup
+from m1agent.models.bare import completion, prompt_ids
 from m1agent.models.base import Settings
 from m1agent.models.checks import CallChecks
 from m1agent.models.turns import CLOSE, NEWLINE, last_call, opening, question
 from m1agent.models.writing import Writing
 from m1agent.prompt.envelope import CALLS_CLOSE, CALLS_OPEN, THINK_CLOSE, THINK_OPEN, Envelope, Named
 from m1agent.prompt.reply import ReplyParser
-from m1agent.prompt.template import Piece
+from m1agent.prompt.template import Piece, render_message
 
 if TYPE_CHECKING:
     from m1runtime import Completion, Engine, Grammar, SamplingParams, Session, Stream, Tokenizer
@@ -117,6 +118,25 @@ class LocalModel:
 
     def open(self, setup: Setup, history: Sequence[Message] = ()) -> LocalThread:
         return LocalThread(self, opening(setup, history), calls=last_call(history))
+
+    async def load(self) -> None:
+        """Read the weights now. Raises ModelError as `engine` does."""
+        await _in_thread(lambda: self.tokenizer)
+
+    async def text(self, prompt: str | Sequence[int]) -> str:
+        """A bare prompt as text. Raises PromptError as `complete` does."""
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt_ids(self, prompt))
+
+    def complete(self, prompt: str | Sequence[int], settings: Settings) -> AsyncGenerator[ModelEvent]:
+        """What follows a bare text, or token ids, without any chat format; the last event is `ReplyFinished`.
+
+        Special tokens written by their names are special.
+
+        Raises:
+            PromptError: a token is none of the model's.
+            ContextFull: the prompt fills the context.
+        """
+        return completion(self, prompt, settings)
 
     def encode(self, pieces: Iterable[Piece]) -> list[int]:
         """Token ids of a prompt: special pieces by their id, everything else as plain text."""
@@ -234,6 +254,13 @@ class LocalThread:
     def ids(self) -> tuple[int, ...]:
         held = self._session.tokens if self._session is not None else ()
         return (*held, *self._new, *self._model.encode(self._unread))
+
+    async def read(self, new: Sequence[Message]) -> None:
+        """Compute new messages ahead, so that forks share the work; `respond(())` then replies to them."""
+        self._unread += [*self._closing(), *(piece for message in new for piece in render_message(message))]
+        self._calls = max(self._calls, last_call(new))
+        self._asked = False
+        await self._read()
 
     async def respond(
         self, new: Sequence[Message], envelope: Envelope, settings: Settings

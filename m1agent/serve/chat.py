@@ -24,7 +24,7 @@ from m1agent.messages import AssistantMessage, Message, Usage
 from m1agent.models.base import Model, Settings, Thread
 from m1agent.schema import canonical_json
 from m1agent.serve.logprobs import chat_logprobs
-from m1agent.serve.pool import Taken, ThreadPool
+from m1agent.serve.pool import Taken, ThreadPool, forked
 from m1agent.serve.reading import Asked
 from m1agent.serve.replies import CheckedReply
 from m1agent.serve.wire_out import (
@@ -81,7 +81,8 @@ class Replies:
             unread = taken.unread
             if self._count > 1:
                 unread = await self._read_ahead(taken)
-                self._open |= {taken.thread.fork() for _ in range(self._count - 1)}
+                for _ in range(self._count - 1):
+                    self._open.add(await forked(taken.thread))
             streams = [self._reply(index, thread, taken, unread) for index, thread in enumerate(list(self._open))]
             async with aclosing(streams[0] if self._count == 1 else merged(streams)) as events:
                 async for event in events:

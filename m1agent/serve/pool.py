@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -68,7 +68,7 @@ class ThreadPool:
                 if kept is None or not isinstance(messages[count - 1], AssistantMessage):
                     continue
                 self._threads.move_to_end(kept)
-                thread = await _completed(kept.thread.fork)
+                thread = await forked(kept.thread)
                 return Taken(thread, messages[count:], digests[-1], kept)
         return Taken(self._model.open(setup), messages, digests[-1], None)
 
@@ -107,9 +107,9 @@ class ThreadPool:
         await kept.thread.aclose()
 
 
-async def _completed(fork: Callable[[], Thread]) -> Thread:
-    """The fork, made beside the event loop: it waits for a forward pass under way. A cancellation waits for it."""
-    making = asyncio.ensure_future(in_thread(fork))
+async def forked(thread: Thread) -> Thread:
+    """A fork, made beside the event loop: it waits for a forward pass under way. A cancellation waits for it."""
+    making = asyncio.ensure_future(in_thread(thread.fork))
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:

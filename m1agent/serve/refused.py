@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from m1agent.errors import ContextFull, ModelError
+from m1agent.errors import ContextFull, ModelError, PromptError
 from m1agent.models.base import Model
 
 KINDS = {429: "rate_limit_error", 500: "server_error", 502: "server_error", 503: "server_error"}
@@ -40,6 +40,8 @@ def refusal(error: Exception, model: Model) -> Refused:
         return error
     if isinstance(error, ContextFull):
         return Refused(400, str(error), param="messages", code="context_length_exceeded")
+    if isinstance(error, PromptError):
+        return Refused(400, f"prompt: {error}", param="prompt", code="invalid_value")
     refusals: tuple[type[Exception], ...] = getattr(model, "refusals", ())
     if isinstance(error, refusals):
         # A budget below the shortest call, or a schema that leaves nothing to write.

@@ -318,3 +318,37 @@ def test_a_failing_model_is_told_and_leaves_nothing_open(serving: Serving) -> No
     assert answer.status_code == 500 and "secret" not in answer.text
     assert served.chat(stream=True).status_code == 502
     assert model.open_threads == 0
+
+
+# Bare texts
+
+
+def test_a_bare_text_goes_on(serving: Serving, random_model: LocalModel) -> None:
+    served = serving(random_model)
+    name = served.name
+
+    def complete(**body: Any) -> Any:
+        given = {"model": name, "prompt": "Once upon", "temperature": 1.5, "seed": 4, **body}
+        return served.client.post("/v1/completions", json=given)
+
+    whole = complete(max_tokens=12).json()
+    choice = whole["choices"][0]
+    assert whole["object"] == "text_completion" and choice["finish_reason"] == "length" and choice["text"]
+    assert whole["usage"]["completion_tokens"] == 12 and len(complete().json()["choices"][0]["text"]) > 0
+    ids = random_model.tokenizer.encode("Once upon")
+    assert whole["usage"]["prompt_tokens"] == len(ids)
+    several = complete(prompt=["Once upon", "Once"], n=2, max_tokens=12).json()["choices"]
+    assert [one["index"] for one in several] == [0, 1, 2, 3]
+    assert several[0]["text"] == choice["text"] not in (several[1]["text"], several[2]["text"])
+    assert complete(prompt=ids, max_tokens=12).json()["choices"] == whole["choices"]
+    assert complete(prompt=[ids], max_tokens=12, echo=True).json()["choices"][0]["text"] == "Once upon" + choice["text"]
+    stop = choice["text"][2:4]
+    assert complete(max_tokens=12, stop=stop).json()["choices"][0]["text"] == choice["text"].partition(stop)[0]
+    lines = [line[6:] for line in complete(max_tokens=12, stream=True).text.split("\n\n") if line]
+    chunks = [json.loads(line) for line in lines[:-1]]
+    assert lines[-1] == "[DONE]" and "".join(one["choices"][0]["text"] for one in chunks) == choice["text"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    for wrong in ([100_000], [], [[]], [ids, []], ""):
+        answer = complete(prompt=wrong)
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt", answer.text
+    assert random_model.engine.stats().sessions == 0
