@@ -224,4 +224,4 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     most = min(len(a), len(b))
     if a[:most] == b[:most]:
         return most
-    return next(i for i in range(most) if a[i] != b[i])
+    return next((i for i in range(most) if a[i] != b[i]), most)
