@@ -33,6 +33,8 @@ _UNLIKELY = -1e30
 CALLING = 0.01
 """A model that gives less than this to all beginnings of calls together means to answer. Of two unlikely beginnings the
 mask would else choose one by chance: a model that was never taught to answer in JSON would call tools for ever."""
+TRIES = 16
+"""Tokens that lead too far from the end of the budget, before the way that is known is taken: each is searched for."""
 
 CHOSEN, FORCED, DRAFTED = range(3)
 
@@ -244,6 +246,7 @@ class Generation:
             # Where the grammar leaves only tokens that were never trained, one of them must still be chosen.
             logits = logits.clamp(min=_UNLIKELY)
         p = self.params
+        tried = 0
         while True:
             try:
                 drawn = sample(
@@ -267,6 +270,9 @@ class Generation:
                 return token
             logits = logits.clone()
             logits[0, token] = float("-inf")
+            tried += 1
+            if tried == TRIES and (ending := self.constraint.ending()) is not None:
+                mask = _padded(ending, logits)
 
     def _adjusted(self, logits: Tensor) -> Tensor:
         if self._rules.never is not None:

@@ -35,6 +35,10 @@ class Constraint(Protocol):
         """Those of the allowed tokens that an answer may go on with, where calls are open beside it; else None."""
         ...
 
+    def ending(self) -> Tensor | None:
+        """As `mask`, the next token on the known way to the end alone; None where there is none to know."""
+        ...
+
     def try_accept(self, token: int, remaining: int) -> bool:
         """Advances by a token with `remaining` more to come at most; False refuses it and changes nothing."""
         ...

@@ -23,6 +23,8 @@ from m1runtime.grammar.shape import BACKSLASH, CLOSE_ARRAY, CLOSE_OBJECT, COMMA,
 
 EXPANSIONS = 2500
 STATES = 20_000
+GLANCE = 500
+"""States looked at for a token that may be refused: some other one is known to lead to the end."""
 PLUNGE_STEPS = 5000
 VARIANTS = 4
 """Prefixes of one scalar kept though the same bytes may follow them: enum entries and multiples can differ later."""
@@ -77,6 +79,7 @@ def complete_shortest(
     *,
     limit: int,
     merge: bool,
+    states: int = STATES,
     effort: Effort = UNLIMITED,
 ) -> Completion | None:
     """The completion of least `cost`, summed over its segments, at most `limit`; None if none was found within bounds.
@@ -89,7 +92,7 @@ def complete_shortest(
     order = count()
     heap = [(cost(start.text), next(order), start)]
     seen: Counter[object] = Counter()
-    while heap and len(seen) < EXPANSIONS and next(order) < STATES and not effort.over:
+    while heap and len(seen) < EXPANSIONS and next(order) < states and not effort.over:
         spent, _, node = heapq.heappop(heap)
         allowed, accepting = _allowed(node.matcher)
         if accepting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 from torch import Tensor
@@ -17,9 +18,11 @@ class Foreign(Place):
 
     kept = False
 
-    def __init__(self, state: Guided, after: Place) -> None:
+    def __init__(self, state: Guided, after: Place, *, begins: bool = False) -> None:
+        """`begins`: nothing of the value is written."""
         super().__init__()
-        self.state, self.after = state, after
+        self.state, self.after, self.begins = state, after, begins
+        self._sought = False
         self._vocabulary = state.program.vocabulary
         self._known: dict[bytes, bool] = {}
 
@@ -28,7 +31,7 @@ class Foreign(Place):
         """Before the value."""
         state = program.start
         assert state is not None, "a compiled schema has an instance"
-        return cls(state, after)
+        return cls(state, after, begins=True)
 
     @property
     def accepting(self) -> bool:
@@ -49,13 +52,19 @@ class Foreign(Place):
         return self.state.known.text, self.after
 
     def closers(self) -> list[tuple[bytes, Place]]:
-        self.state = self.state.refined()  # So that what is walked to from here knows its shortest way too.
+        if not self._sought:  # What is walked to from here then knows its shortest way too.
+            self.state, self._sought = self.state.refined() if self.begins else self.state.shortened(), True
         return [(self.state.known.text, self.after)]
 
     @cached_property
     def own_mask(self) -> Tensor:
         """int32 [words]: the tokens that go on inside the value or end with it."""
-        return self.state.raw_mask() & self._vocabulary.plain_mask
+        spare = self.state.matcher.deep_copy()
+        mask = self.state.raw_mask()
+        if self.state.matcher.is_error():  # This mask is beyond its limits, and it takes nothing any more.
+            self.state = replace(self.state, matcher=spare)
+            mask = self._vocabulary.mask_of(self.state.known.tokens[:1])
+        return mask & self._vocabulary.plain_mask
 
     def allows(self, token: int) -> bool:
         """Whether a token goes on inside the value or ends with it."""

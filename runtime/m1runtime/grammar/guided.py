@@ -11,14 +11,15 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
 from m1runtime.errors import SchemaError
-from m1runtime.grammar.closing import Completion, complete_fast, complete_shortest
+from m1runtime.grammar.closing import GLANCE, STATES, Completion, complete_fast, complete_shortest
 from m1runtime.grammar.path import Path
 from m1runtime.grammar.shape import QUOTE, Shape
 from m1runtime.grammar.vocabulary import Vocabulary, byte_tokenizer
 
 UNBOUNDED = 1 << 30
-LIMITS = LLParserLimits(max_items_in_row=20_000, step_max_items=400_000)
-"""The defaults refuse 600 tools, or one of 600 optional arguments."""
+LIMITS = LLParserLimits(max_items_in_row=20_000, step_max_items=400_000, step_lexer_fuel=1_000_000)
+"""The defaults refuse 600 tools, or one of 600 optional arguments, and masks where strings of bounded length stand
+beside long enumerations."""
 ROOM = 64
 MASKS = 256
 EARLY = 512
@@ -234,7 +235,7 @@ class Guided:
             path = self.check(path.text, shortest=False)  # the tokenizer's own spelling may not be the shortest
         if path is None or len(path.tokens) > remaining:
             after = self.caught_up()
-            path = after.search_fast(remaining) or after.search(remaining)
+            path = after.search_fast(remaining) or after.search(remaining, states=GLANCE)
         if path is None or len(path.tokens) > remaining:
             return None
         return Guided(
@@ -307,6 +308,14 @@ class Guided:
                 path = Path(old.tokens, old.text, True)
         return replace(after, path=path)
 
+    def shortened(self) -> Guided:
+        """Itself with a shorter completion, if a short search finds one."""
+        if self.done or self.known.shortest:
+            return self
+        after, least = self.caught_up(), self.min_tokens
+        path = after.search(least, states=GLANCE)
+        return self if path is None or len(path.tokens) >= least else replace(after, path=path)
+
     def _end(self) -> Path:
         return Path((self.program.vocabulary.eos,), b"", True)
 
@@ -367,8 +376,8 @@ class Guided:
         path = None if text is None else self.check(text, shortest=False)
         return None if path is None or len(path.tokens) > limit else path
 
-    def search(self, limit: int) -> Path | None:
-        """The shortest completion, of at most `limit` tokens."""
+    def search(self, limit: int, *, states: int = STATES) -> Path | None:
+        """The shortest completion, of at most `limit` tokens, if it is found within `states`."""
         vocabulary = self.program.vocabulary
 
         def cost(text: bytes) -> int:
@@ -378,6 +387,6 @@ class Guided:
         assert self.bytes_matcher is not None
         slack = limit + 8 + limit // 2
         found: Completion | None = complete_shortest(
-            self.bytes_matcher, self.shape, cost, limit=slack, merge=self.program.json
+            self.bytes_matcher, self.shape, cost, limit=slack, merge=self.program.json, states=states
         )
         return None if found is None else self.check(found.text, shortest=found.shortest)

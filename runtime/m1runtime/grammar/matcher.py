@@ -254,6 +254,16 @@ class Constraint:
             return None
         return narrow
 
+    def ending(self) -> Tensor | None:
+        """As `mask`, the next token of the known completion alone, for a caller that many tokens were refused; None
+        outside grammars.
+        """
+        state = self._state
+        if not isinstance(state, Inside):
+            return None
+        path = state.path or state.refined().known
+        return self._vocabulary.mask_of(path.tokens[:1])
+
     def try_accept(self, token: int, remaining: int) -> bool:
         """Takes `token` if the grammar allows it and `remaining` tokens, those after it, can complete the text.
 

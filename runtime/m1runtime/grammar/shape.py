@@ -47,7 +47,7 @@ class Shape:
                 while end < len(text) and text[end] not in _STRUCTURE:
                     end += 1
                 if end > at:
-                    shape = replace(shape, since=shape.since + end - at)
+                    shape = shape._between(shape.frames, shape.key_next, shape.names, shape.since + end - at)
                 if end < len(text):
                     shape = shape._outside(text[end])
                 at = end + 1
@@ -68,7 +68,7 @@ class Shape:
             end += 1
         string = b"" if self.free and not self.key else (self.string or b"") + text[at:end]
         if end == len(text):
-            return replace(self, string=string, escaped=escaped, since=self.since + end - at), end
+            return self._within(string, escaped, self.since + end - at), end
         top, names, repeated = self.frames[-1], self.names, self.repeated
         if self.key:
             top += string + b'"'
@@ -82,25 +82,32 @@ class Shape:
         return Shape(frames, None, key_next=key_next, names=names, repeated=repeated), end + 1
 
     def _outside(self, byte: int) -> Shape:
-        outer, top = self.frames[:-1], self.frames[-1]
+        outer, top, names = self.frames[:-1], self.frames[-1], self.names
         if byte == QUOTE:
-            return replace(self, string=b"", key=self.key_next, key_next=False, since=0)
+            return Shape(self.frames, b"", key=self.key_next, names=names, repeated=self.repeated)
         if byte == OPEN_OBJECT:
-            names = None if self.names is None else (*self.names, frozenset[bytes]())
-            return replace(self, frames=(*self.frames, b"{"), key_next=True, since=0, names=names)
+            names = None if names is None else (*names, frozenset[bytes]())
+            return self._between((*self.frames, b"{"), True, names)
         if byte == OPEN_ARRAY:
-            return replace(self, frames=(*self.frames, b"["), key_next=False, since=0)
+            return self._between((*self.frames, b"["), False, names)
         if byte == COMMA:
             in_array = top.startswith(b"[")
-            return replace(
-                self, frames=(*outer, top + b",") if in_array else self.frames, key_next=not in_array, since=0
-            )
+            return self._between((*outer, top + b",") if in_array else self.frames, not in_array, names)
         if not outer:
-            return replace(self, since=self.since + 1)
+            return self._between(self.frames, self.key_next, names, self.since + 1)
         if len(outer) == 1:
             outer = (outer[0] + b"v",)
-        names = self.names[:-1] if self.names and byte == CLOSE_OBJECT else self.names
-        return replace(self, frames=outer, key_next=False, since=0, names=names)
+        return self._between(outer, False, names[:-1] if names and byte == CLOSE_OBJECT else names)
+
+    def _between(
+        self, frames: tuple[bytes, ...], key_next: bool, names: tuple[frozenset[bytes], ...] | None, since: int = 0
+    ) -> Shape:
+        """A shape outside strings. It is made field by field, as all here: `replace` takes most of a search's time."""
+        return Shape(frames, None, False, False, key_next, False, since, names, self.repeated)
+
+    def _within(self, string: bytes, escaped: bool, since: int) -> Shape:
+        """A shape inside the same string."""
+        return Shape(self.frames, string, escaped, self.key, self.key_next, self.free, since, self.names, self.repeated)
 
 
 def _name(spelling: bytes) -> bytes:

@@ -159,6 +159,9 @@ class Table:
 
     def _search(self, place: Place) -> Path:
         first = self._known_way(place)
+        if first is not place:  # The rest is one text.
+            text = self.quick(first).text
+            return Path(self._spelled(text), text, True)
         came: dict[Place, tuple[Place, int, bytes] | None] = {first: None}
         level = [first]
         while level and len(came) < MAX_EXPANSIONS:
