@@ -8,6 +8,7 @@ from m1runtime.config import ModelConfig
 from m1runtime.engine import Engine, EngineStats
 from m1runtime.errors import (
     BudgetError,
+    CacheFullError,
     CheckpointError,
     ClosedError,
     ConfigError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Branch",
     "BudgetError",
+    "CacheFullError",
     "CheckpointError",
     "Chunk",
     "ClosedError",

@@ -247,6 +247,7 @@ class Executor:
         with self._alone():
             self._check_live([span.sequence for span in spans])
             for span in spans:
+                assert span.start == span.sequence.computed, "the span begins where the sequence is not"
                 span.sequence.used = self.counters.forwards
             for span in spans:
                 self.make_room(span.sequence, span.end - span.start, running=[span.sequence for span in spans])

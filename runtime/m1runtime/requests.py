@@ -79,6 +79,12 @@ class Prefill(Request):
     def sequence(self) -> SequenceState:
         return self._sequence
 
+    def begin(self) -> None:
+        self._sequence.busy = True
+
+    def end(self) -> None:
+        self._sequence.busy = False
+
     def passed(self) -> None:
         if self._sequence.pending:
             self.mailbox.put((self._total - self._sequence.pending, self._total))

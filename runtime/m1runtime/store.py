@@ -136,6 +136,9 @@ class Store:
         if not self.begin(sequence):
             return False
         stop = sequence.computed + tokens
+        wanted = self.pages.wanted(sequence.table, sequence.computed, stop)
+        if wanted > self.pages.free and not self._possible(wanted):
+            return False
         while (short := self.pages.wanted(sequence.table, sequence.computed, stop) - self.pages.free) > 0:
             if not self._find_pages(short):
                 return False
@@ -292,6 +295,11 @@ class Store:
         sequence.anchor, sequence.low = START, 0
 
     # Making room
+
+    def _possible(self, wanted: int) -> bool:
+        """Whether so many pages more fit beside those of live sequences once every boundary is gone."""
+        pages = self.table_bytes + wanted * self.pages.bytes_per_page
+        return self.limit is None or pages + self.states.used * self.states.bytes_per_slot <= self.limit
 
     def _find_slot(self) -> bool:
         size = self.states.bytes_per_slot
