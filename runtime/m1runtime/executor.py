@@ -215,7 +215,7 @@ class Executor:
             total = sum(sequence.pending for sequence in sequences)
             while any(sequence.pending or sequence.slot < 0 for sequence in sequences):
                 if not any(sequence.pending for sequence in running):
-                    raise self._full(next(s for s in sequences if s not in running), 0)
+                    raise self.full(next(s for s in sequences if s not in running), 0)
                 self.compute(self._next_spans(running, drafts))
                 if len(running) < len(sequences):
                     running = self.ready(sequences)
@@ -223,14 +223,18 @@ class Executor:
                     progress(total - sum(sequence.pending for sequence in sequences), total)
 
     def make_room(self, sequence: SequenceState, tokens: int, running: Sequence[SequenceState] = ()) -> None:
-        """As `reserve`, and preempts sessions at rest, those that have rested longest first.
+        """As `find_room`. Raises CacheFullError when that is not enough."""
+        with self._alone():
+            if not self.find_room(sequence, tokens, running):
+                raise self.full(sequence, sequence.computed + tokens)
 
-        Raises CacheFullError when that is not enough; `running` are not to be preempted.
-        """
+    def find_room(self, sequence: SequenceState, tokens: int, running: Sequence[SequenceState] = ()) -> bool:
+        """As `reserve`, and preempts sessions at rest, those that have rested longest first; never those `running`."""
         with self._alone():
             while not self.store.reserve(sequence, tokens):
                 if not self._preempt_idle([sequence, *running]):
-                    raise self._full(sequence, sequence.computed + tokens)
+                    return False
+            return True
 
     def check_room(self, tokens: int) -> None:
         """Raises CacheFullError for a session of so many tokens that could not be held even alone."""
@@ -340,7 +344,8 @@ class Executor:
             self.store.preempt(min(idle, key=lambda other: other.used))
         return bool(idle)
 
-    def _full(self, sequence: SequenceState, tokens: int) -> CacheFullError:
+    def full(self, sequence: SequenceState, tokens: int = 0) -> CacheFullError:
+        """The error of a sequence that does not fit beside the others."""
         return CacheFullError(
             needed=self.store.needed(max(tokens, len(sequence.tokens))),
             limit=self.store.limit or 0,

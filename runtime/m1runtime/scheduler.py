@@ -21,6 +21,9 @@ SHORT = 64
 
 STALE = 16
 
+PATIENCE = 16
+"""Passes that a request without caches waits after one found no room, lest they push each other out all the time."""
+
 
 class Scheduler:
     """Requests of any number of threads and event loops, one engine thread.
@@ -37,6 +40,7 @@ class Scheduler:
         self._running: dict[Request, None] = {}  # in the order of admission
         self._arrivals = itertools.count()
         self._passes = 0
+        self._full = 0  # passes until those without caches are tried again
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -113,10 +117,7 @@ class Scheduler:
         self._take_arrivals()
         if self._closed:
             raise ClosedError("the engine is closed")
-        ready = [request for request in self._running if not request.paused]
-        sequences = [request.sequence for request in ready]
-        placed = set(self._executor.ready(sequences) or sequences[:1])
-        ready = [request for request in ready if request.sequence in placed]
+        ready = self._placed()
         self._step([request for request in ready if not request.sequence.pending])
         self._pass([request for request in ready if request in self._running and request.sequence.pending])
         return bool(ready)
@@ -148,9 +149,40 @@ class Scheduler:
                 request.served = self._passes
                 self._running[request] = None
 
+    def _placed(self) -> list[Request]:
+        """Those that can go on: they have a slot, or get one now."""
+        ready = sorted((r for r in self._running if not r.paused), key=_seniority)
+        there = [request for request in ready if request.sequence.slot >= 0]
+        self._full = max(0, self._full - 1)
+        asked = there if self._full and there else ready
+        placed = set(self._executor.ready([request.sequence for request in asked]))
+        if asked and not placed:
+            self._fail(asked[0], self._executor.full(asked[0].sequence))
+        return [request for request in asked if request.sequence in placed]
+
+    def _room(self, request: Request, tokens: int, planned: Iterable[Request]) -> bool:
+        """Room for a request's next tokens, at the expense of those that came later: they wait until there is some."""
+        running = [other.sequence for other in self._running]
+        while not self._executor.find_room(request.sequence, tokens, running):
+            self._full = PATIENCE
+            last = self._last(request, planned)
+            if last is None:
+                return False
+            self._executor.preempt(last.sequence)
+        return True
+
+    def _last(self, request: Request, planned: Iterable[Request]) -> Request | None:
+        """Whose caches go first: a paused caller's, else those of the last that came after `request`."""
+        others = [r for r in self._running if r is not request and r.sequence.slot >= 0 and r not in planned]
+        later = [r for r in others if r.paused] or [r for r in others if _seniority(r) > _seniority(request)]
+        return max(later, key=_seniority, default=None)
+
     def _pass(self, requests: Sequence[Request]) -> None:
         planned = self._plan(requests)
         if not planned:
+            if requests:
+                first = min(requests, key=_seniority)
+                self._fail(first, self._executor.full(first.sequence))
             return
         self._passes += 1
         for request, _ in planned:
@@ -178,6 +210,8 @@ class Scheduler:
         planned: list[tuple[Request, Span]] = []
         for request in sorted(requests, key=self._turn):
             sequence = request.sequence
+            if sequence.slot < 0:
+                continue  # It had to make room for another.
             long = sequence.pending > SHORT
             count = min(sequence.pending, room, prompts if long else room)
             if not count:
@@ -186,6 +220,8 @@ class Scheduler:
             if draft is not None and count + len(draft.tokens) > room:
                 draft = None
             span = Span(sequence, sequence.computed, sequence.computed + count, draft)
+            if not self._room(request, span.end - span.start, [other for other, _ in planned]):
+                continue
             room -= len(span.tokens)
             prompts -= count if long else 0
             planned.append((request, span))
@@ -215,6 +251,10 @@ class Scheduler:
             request.end()
         finally:
             request.detached.set()
+
+
+def _seniority(request: Request) -> tuple[int, int]:
+    return -request.priority, request.order
 
 
 _SCHEDULERS: weakref.WeakSet[Scheduler] = weakref.WeakSet()
