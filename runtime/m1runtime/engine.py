@@ -15,6 +15,7 @@ from torch import Tensor
 
 from m1runtime import quantize
 from m1runtime.checkpoint import load
+from m1runtime.cold import ColdDtype, ColdTier
 from m1runtime.config import ModelConfig
 from m1runtime.devices import as_device, as_dtype
 from m1runtime.errors import ConfigError, SessionError, TokenizerError
@@ -41,6 +42,7 @@ __all__ = ["Chunk", "Completion", "Engine", "EngineStats", "Stream"]
 log = logging.getLogger(__name__)
 BUNDLED = {"m1-nano": Path(__file__).parent / "nano"}
 Prompt = Sequence[int] | str
+COLD_BYTES = 16 * 2**30
 
 
 class Engine:
@@ -58,11 +60,14 @@ class Engine:
         batch: int = 256,
         snapshots: int = 8,
         cache_memory: int | None = None,
+        cold: str | Path | None = None,
+        cold_bytes: int = COLD_BYTES,
+        cold_dtype: ColdDtype = "float32",
     ) -> None:
         """`prefill_chunk`: tokens a forward pass at most; `mixed_chunk`: those of prompts while replies are generated.
 
         `batch`: requests that run at a time. `snapshots`: turn ends a session holds, besides commits.
-        cache_memory: bytes that sessions and the prefix tree may take; None is no bound.
+        cache_memory: bytes that sessions and the prefix tree may take; None is no bound. `cold`: as in from_pretrained.
         """
         self.config = config
         self.tokenizer = tokenizer
@@ -75,6 +80,10 @@ class Engine:
             chunk=prefill_chunk,
             cache_memory=cache_memory,
         )
+        if cold is not None:
+            self._executor.store.cold = ColdTier(
+                Path(cold), model=model.fingerprint, limit=cold_bytes, dtype=cold_dtype
+            )
         self._scheduler = Scheduler(self._executor, batch=batch, mixed=mixed_chunk)
         self._rules = Rules.of(config, tokenizer, model.embed.device)
 
@@ -94,6 +103,9 @@ class Engine:
         batch: int = 256,
         snapshots: int = 8,
         cache_memory: int | None = None,
+        cold: str | Path | None = None,
+        cold_bytes: int = COLD_BYTES,
+        cold_dtype: ColdDtype = "float32",
     ) -> Engine:
         """Loads a checkpoint folder, or a bundled model by name ("m1-nano").
 
@@ -102,6 +114,8 @@ class Engine:
         threads: of a forward pass on a CPU, that alone; None chooses (`threads.py`).
         progress: print the memory plan and a bar; None does so on a terminal.
         cache_memory: bytes that sessions and the prefix tree may take; None is a share of what the weights leave.
+        cold: a folder for what the prefix tree gives up and `save()` writes; the next engine finds it there. It takes
+        cold_bytes at most. cold_dtype: "int8" stores states in a quarter, and what goes on from them is not exact.
         memory_limit: bytes, instead of what the machine says. A folder without tokenizer.json serves token ids.
         Raises ConfigError, CheckpointError, TokenizerError, and MemoryPlanError before reading a weight.
         """
@@ -133,6 +147,9 @@ class Engine:
             batch=batch,
             snapshots=snapshots,
             cache_memory=cache_memory,
+            cold=cold,
+            cold_bytes=cold_bytes,
+            cold_dtype=cold_dtype,
         )
 
     @property
@@ -206,6 +223,12 @@ class Engine:
     def stats(self) -> EngineStats:
         """Totals so far."""
         return EngineStats.of(self._executor)
+
+    def save_cache(self) -> None:
+        """Writes every boundary of the prefix tree to the cold tier. Raises SessionError when there is none."""
+        if self._executor.store.cold is None:
+            raise SessionError("save_cache() needs a cold tier: Engine.from_pretrained(..., cold=<folder>)")
+        self._executor.freeze()
 
     def clear_cache(self) -> None:
         """Drops every boundary of the prefix tree; live sessions keep what they have computed, and no rewind points."""

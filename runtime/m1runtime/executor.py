@@ -191,6 +191,15 @@ class Executor:
             if length < sequence.computed:
                 self.store.restore(sequence, length, "rewind")
 
+    def freeze(self, sequence: SequenceState | None = None) -> None:
+        """Writes to the cold tier: what one sequence can come back to, or every boundary of the tree."""
+        with self._alone():
+            if sequence is not None:
+                self.advance([sequence])
+                self.snapshot(sequence, pinned=False)
+            for node in list(self.store.tree.kept) if sequence is None else list(sequence.held.values()):
+                self.store.freeze(node)
+
     def clear(self) -> None:
         """Empties the prefix tree."""
         with self._alone():

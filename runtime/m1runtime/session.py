@@ -210,10 +210,19 @@ class Session:
         self._check()
         self._executor.snapshot(self._sequence, pinned=True)
 
-    def save(self, path: str | Path) -> None:
-        """Writes tokens, caches and rewind points as one safetensors file, for `Engine.load_session`."""
+    def save(self, path: str | Path | None = None) -> None:
+        """Writes tokens, caches and rewind points as one safetensors file, for `Engine.load_session`.
+
+        Without a path they go to the engine's cold tier, and every session that begins with these tokens finds them.
+        Raises SessionError when there is none.
+        """
         self._check()
-        save_sequence(self._executor, self._sequence, Path(path))
+        if path is not None:
+            save_sequence(self._executor, self._sequence, Path(path))
+        elif self._executor.store.cold is None:
+            raise SessionError("save() without a path needs a cold tier: Engine.from_pretrained(..., cold=<folder>)")
+        else:
+            self._executor.freeze(self._sequence)
 
     def load(self, path: str | Path) -> None:
         """Replaces this session's past by a saved one; a file that does not fit (SessionFileError) changes nothing."""

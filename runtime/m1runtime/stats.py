@@ -46,6 +46,9 @@ class EngineStats:
     evicted_bytes: int
     unkept: int
     preempted: int
+    cold_boundaries: int  # on disk
+    cold_bytes: int
+    cold_damaged: int  # files left out
     cache_bytes: int
     cache_memory: int | None
 
@@ -76,6 +79,9 @@ class EngineStats:
             evicted_bytes=store.losses.evicted_bytes,
             unkept=store.losses.unkept,
             preempted=store.losses.preempted,
+            cold_boundaries=len(store.cold) if store.cold is not None else 0,
+            cold_bytes=store.cold.bytes if store.cold is not None else 0,
+            cold_damaged=store.cold.damaged if store.cold is not None else 0,
             cache_bytes=store.bytes,
             cache_memory=store.limit,
         )

@@ -6,13 +6,14 @@ would cost for each byte, those that nothing depends on before the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from m1runtime.cache import PagePool, StatePool
+from m1runtime.cold import ColdTier, Frozen
 from m1runtime.config import ModelConfig
 from m1runtime.prefix import Match, Node, PrefixTree, Snapshot
 from m1runtime.ring import ROWS, START, WINDOW, Anchor
@@ -59,7 +60,7 @@ class Store:
         self.live: set[SequenceState] = set()
         self.losses = Losses()
         self.limit = limit
-        self.evicting: Callable[[Node], None] | None = None  # told of every boundary just before it is given up
+        self.cold: ColdTier | None = None
         self._slopes = slopes
 
     @property
@@ -125,7 +126,10 @@ class Store:
             sequence.declare(len(sequence.tokens), pinned=False)
         node = sequence.node
         if (fresh and sequence.pending) or (sequence.pending > 1 and (node is None or node.children)):
-            self._skip(sequence, self.tree.match(sequence.tokens, node))
+            match = self.tree.match(sequence.tokens, node)
+            if fresh and self._thaw(sequence.tokens, match.length):
+                match = self.tree.match(sequence.tokens, node)
+            self._skip(sequence, match)
         return True
 
     def reserve(self, sequence: SequenceState, tokens: int) -> bool:
@@ -238,6 +242,12 @@ class Store:
         child.again(parent.computed, "evicted")
         self.losses.hit("fork")
 
+    def freeze(self, node: Node) -> None:
+        """Writes a kept boundary to the cold tier, if there is one."""
+        if self.cold is not None and node.kept is not None:
+            kv = self.pages.read(node.kept.table, node.length)
+            self.cold.write(Frozen(node.tokens(), node.kept.state, node.kept.logits, kv))
+
     def clear(self) -> None:
         """Drops every boundary."""
         self.tree.clear()
@@ -259,6 +269,27 @@ class Store:
             sequence.again(match.common, "no_state")
             if match.common < len(sequence.tokens):
                 sequence.declare(match.common, pinned=False)
+
+    def _thaw(self, tokens: Sequence[int], beyond: int) -> bool:
+        """Brings the longest beginning that the cold tier has, and the tree has not, back into the tree."""
+        found = self.cold.find(tokens, beyond) if self.cold is not None else None
+        if found is None:
+            return False
+        length, table = len(found.tokens), list[int]()
+        size = self.states.bytes_per_state + found.logits.numel() * found.logits.element_size()
+        while (short := self.pages.pages(length) - self.pages.free) > 0:
+            if not self._find_pages(short):
+                return False
+        self.pages.prepare(table, 0, length)
+        if not self._make_room(size):
+            self.pages.release(table)
+            return False
+        self.pages.write(table, found.kv.to(self.pages.kv.device))
+        node = self.tree.insert(found.tokens, length)
+        device = self.states.states.device
+        self.tree.keep(node, Snapshot(found.state.to(device), found.logits.to(device), table))
+        self.losses.hit("cold")
+        return True
 
     def _fall_back(self, sequence: SequenceState, known: int, cause: str) -> None:
         node = self._above(sequence, known)
@@ -341,8 +372,9 @@ class Store:
         node = self.tree.cheapest(self._own_bytes, protected=protected)
         if node is None or node.kept is None:
             return False
-        if self.evicting is not None:
-            self.evicting(node)
+        base = node.parent.base(node.length) if node.parent is not None else None
+        if node.length - (base.length if base else 0) >= SHARED:
+            self.freeze(node)
         self.losses.evicted += 1
         self.losses.evicted_bytes += node.kept.bytes + self._own_bytes(node, 0)
         self.tree.drop(node, lost=True)
