@@ -39,8 +39,6 @@ class Completions:
         """Raises Refused where the model cannot, or the request asks for too much."""
         if not hasattr(self.model, "complete"):
             raise Refused(400, f"'{self.model.name}' cannot go on with bare texts; use /v1/chat/completions")
-        if not self.prompts or not all(self.prompts):
-            raise Refused(400, "prompt: there is nothing to go on with; give a text", param="prompt")
         if len(self.prompts) * (self.request.n or 1) > self.most:
             raise Refused(400, f"prompt: at most {self.most} completions a request, prompts times n", param="prompt")
 

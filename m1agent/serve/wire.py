@@ -205,10 +205,14 @@ class ChatRequest(Asking):
 
 
 Token = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+Tokens = Annotated[list[Token], Field(min_length=1)]
+TokenLists = Annotated[list[Tokens], Field(min_length=1)]
+Bare = Annotated[str, Field(min_length=1)]
+Bares = Annotated[list[Bare], Field(min_length=1)]
 
 
 class CompletionRequest(Asking):
-    prompt: str | list[str] | list[Token] | list[list[Token]] = Field(
+    prompt: Bare | Bares | Tokens | TokenLists = Field(
         description="One text or several, as text or as token ids; special tokens by their names are special."
     )
     echo: bool | None = None

@@ -36,7 +36,7 @@ ANSWER: Any = PAINT["parameters"]
 
 @pytest.fixture
 def random_model(folder: Path) -> LocalModel:
-    return LocalModel(folder, max_tokens=96)
+    return LocalModel(folder, max_tokens=64)
 
 
 def assembled(chunks: list[dict[str, Any]], index: int = 0) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def test_a_random_model_makes_valid_calls_and_answers_only(serving: Serving, ran
     import jsonschema
 
     served = serving(random_model)
-    for seed in range(3):
+    for seed in range(2):
         calls = served.chat(tools=TOOLS, tool_choice="required", seed=seed, parallel_tool_calls=False).json()
         (call,) = calls["choices"][0]["message"]["tool_calls"]
         schema: Any = PAINT if call["function"]["name"] == "paint" else WASH
@@ -350,5 +350,5 @@ def test_a_bare_text_goes_on(serving: Serving, random_model: LocalModel) -> None
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
     for wrong in ([100_000], [], [[]], [ids, []], ""):
         answer = complete(prompt=wrong)
-        assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt", answer.text
+        assert answer.status_code == 400 and answer.json()["error"]["param"].startswith("prompt"), answer.text
     assert random_model.engine.stats().sessions == 0
