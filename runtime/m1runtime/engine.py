@@ -234,13 +234,17 @@ class Engine:
         """Drops every boundary of the prefix tree; live sessions keep what they have computed, and no rewind points."""
         self._executor.clear()
 
+    def close(self) -> None:
+        """Ends what is under way (its callers get ClosedError) and the engine's thread. Closing twice is fine."""
+        self._scheduler.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        return None
+        self.close()
 
     def _ids(self, prompt: Prompt) -> Sequence[int]:
         if not isinstance(prompt, str):

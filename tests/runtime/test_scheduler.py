@@ -247,6 +247,20 @@ def test_an_engine_that_is_dropped_ends_its_thread(
     assert not made.is_alive()
 
 
+def test_a_closed_engine_ends_what_is_under_way(
+    checkpoint: Callable[..., Any], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    with Engine.from_pretrained(write(tmp_path, *checkpoint()), device="cpu", progress=False) as engine:
+        stream = engine.stream([1, 2], greedy(3000))
+        next(stream)
+    with pytest.raises(ClosedError, match="the engine is closed"):
+        for _ in stream:
+            pass
+    with pytest.raises(ClosedError, match="the engine is closed"):
+        engine.generate([[1]], greedy(2))
+    engine.close()
+
+
 LEAVING = """
 import sys
 from m1runtime import Engine, SamplingParams
