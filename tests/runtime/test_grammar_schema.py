@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
 from llguidance import LLMatcher
 
+from benchmarks.fuzz import BYTES, ROOMY, Reading, draw
 from m1runtime.errors import SchemaError
 from m1runtime.grammar import Grammar, ToolGrammar
 from m1runtime.grammar.keywords import FORMATS
-from m1runtime.grammar.vocabulary import byte_tokenizer
 
 GOOD = ToolGrammar("good", {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]})
-
-
-class Bytes:
-    """A tokenizer of single bytes."""
-
-    vocab_size = 257
-    token_bytes = [*(bytes([i]) for i in range(256)), b"<end>"]  # noqa: RUF012
-    special_ids = {"<end>": 256}  # noqa: RUF012
-    eos_ids = frozenset({256})
-    llg = byte_tokenizer()
-
-
-BYTES = Bytes()
 
 
 def takes(grammar: Grammar, text: str) -> bool:
@@ -181,13 +169,23 @@ def test_from_json_schema_follows_the_specification_and_refuses_what_nobody_can_
             Grammar.from_json_schema(broken)
 
 
-@pytest.mark.parametrize("pattern", ["y$", "^(?!x)y"])
-def test_names_whose_pattern_cannot_be_held_are_taken_and_listed(pattern: str) -> None:
-    schema = {
+def named(pattern: str) -> dict[str, Any]:
+    return {
         "patternProperties": {pattern: {"type": "integer"}, "^z$": {"type": "null"}},
         "additionalProperties": False,
     }
-    grammar = beside_good(schema)
+
+
+def test_names_may_be_asked_for_their_end() -> None:
+    grammar = beside_good(named("y$"))
+    assert grammar.reports[0].enforced
+    assert takes(grammar, call("tool", {"y": 1, "any": 2, "z": None}))
+    for wrong in ({"yx": 1}, {"y": "1"}, {"z": 1}):
+        assert not takes(grammar, call("tool", wrong))
+
+
+def test_names_whose_pattern_cannot_be_held_are_taken_and_listed() -> None:
+    grammar = beside_good(named("^(?!x)y"))
     lost = {(item.path, item.keyword) for item in grammar.reports[0].unenforced}
     assert lost == {("", "patternProperties"), ("", "additionalProperties")}
     assert takes(grammar, call("tool", {"y": 1})) and takes(grammar, call("tool", {"z": None}))
@@ -206,16 +204,44 @@ def test_tool_lists_that_make_no_sense_are_errors() -> None:
             Grammar.tool_calls(tools, max_calls=most)
 
 
-def test_a_pattern_without_a_known_text_is_listed_and_the_rest_still_enforced() -> None:
-    schema = {
+def file_and_code(file: str) -> dict[str, Any]:
+    return {
         "type": "object",
         "properties": {
-            "file": {"type": "string", "pattern": r"\.csv$"},
+            "file": {"type": "string", "pattern": file},
             "code": {"type": "string", "pattern": "^[A-Z]{2}$"},
         },
         "required": ["file", "code"],
     }
-    grammar = Grammar.from_json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "right", "wrong"),
+    [
+        (r"\.csv$", ["a.csv", ".csv"], ["a.cs", ""]),
+        (r"\.(jpe?g|png)$", ["x.png", ".jpeg"], ["x.pngs"]),
+        ("foo.*bar", ["foobar", "a foo, bar!"], ["bar foo"]),
+        (r"#[0-9a-f]{6}$", ["a #00ff00"], ["#00ff0"]),
+    ],
+)
+def test_patterns_may_ask_for_an_end(pattern: str, right: list[str], wrong: list[str]) -> None:
+    grammar = Grammar.from_json_schema(file_and_code(pattern))
+    assert grammar.reports[0].enforced
+    for text in (*right, *wrong):
+        assert takes(grammar, f'{{"file": "{text}", "code": "AB"}}') is (text in right), text
+
+
+def test_strings_that_must_end_in_some_way_do_within_every_budget() -> None:
+    reading = Reading("file", False, Grammar.from_json_schema(file_and_code(r"\.csv$")))
+    least = reading.grammar.start(BYTES, max_new_tokens=ROOMY).min_tokens
+    assert least == len('{"file": ".csv", "code": "AA"}') + 1
+    for budget in range(least, least + 40):
+        text = draw(reading, budget, Random(budget))
+        assert text is not None and json.loads(text)["file"].endswith(".csv"), budget
+
+
+def test_a_pattern_without_a_known_text_is_listed_and_the_rest_still_enforced() -> None:
+    grammar = Grammar.from_json_schema(file_and_code(r"x{300}y$"))
     assert [(u.path, u.keyword) for u in grammar.reports[0].unenforced] == [("/properties/file", "pattern")]
     assert takes(grammar, '{"file": "a", "code": "AB"}')
     assert not takes(grammar, '{"file": "a", "code": "ab"}')

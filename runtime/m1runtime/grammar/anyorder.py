@@ -26,12 +26,11 @@ from m1runtime.grammar.conjunction import (
     object_parts,
     types_of,
 )
-from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.keys import matches, other_key, pattern_key
 from m1runtime.grammar.keywords import Node, Schema, pointer
 from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, respelled
 from m1runtime.grammar.objects import MAX_DECLARED, MAX_PROPERTIES, AnyOrder, Property
-from m1runtime.grammar.reach import Reach, compiles, reach
+from m1runtime.grammar.reach import Reach, Seek, compiles
 from m1runtime.grammar.references import References, Unwritable, canonical, ordered_constants
 from m1runtime.grammar.writer import Value, json_text, json_value, literal, with_options
 
@@ -67,7 +66,7 @@ class Written:
     found: Reach
 
 
-def any_order(schema: Schema, separators: tuple[str, str], *, lenient: bool, effort: Effort) -> Written | None:
+def any_order(schema: Schema, separators: tuple[str, str], *, lenient: bool, seek: Seek) -> Written | None:
     """The rules of a reduced schema; None if it has none, or if they do not compile.
 
     `lenient`: what llguidance does not know is ignored, as its own lenient reading does.
@@ -82,7 +81,7 @@ def any_order(schema: Schema, separators: tuple[str, str], *, lenient: bool, eff
         if root is None:
             return None
         value = writer.written(root)
-        found = reach(value.text(closing=True), effort)
+        found = seek(value.text(closing=True))
         if not found.refused:
             return Written(value, tuple(writer.kept), tuple(writer.respelled), writer.watched, found)
         never = frozenset(leaf for leaf in writer.leaves if _impossible(leaf)) - impossible

@@ -37,7 +37,7 @@ class Value:
         """The grammar text of the value."""
         compiled, value = self.compiled, self.compiled.value
         closing = value.text(closing=True) if value.closing else None
-        return Text(value.text(), True, compiled.names, compiled.instance, compiled.bound, closing)
+        return Text(value.text(), True, compiled.names, compiled.instance, compiled.bound, closing, compiled.texts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

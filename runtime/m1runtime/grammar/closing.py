@@ -3,15 +3,16 @@
 A best-first search on a matcher whose alphabet is the 256 bytes. Forced bytes are taken in one step, large sets of
 allowed bytes are collapsed to a few representatives, a closer is preferred wherever one is allowed, and states that
 stand at the same place of the JSON skeleton are merged. Where properties may come in any order, the search goes on in a
-fixed one (MARK). What it returns is always a completion the grammar accepts;
-that it is the shortest rests on the merging, which looks at keys and positions and not at every value.
+fixed one (MARK). Where a string may not end yet, texts that are known to end some (`texts`) are tried. What it returns
+is always a completion the grammar accepts; that it is the shortest rests on the merging, which looks at keys and
+positions and not at every value.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -19,6 +20,7 @@ from itertools import count
 from llguidance import LLMatcher
 
 from m1runtime.grammar.effort import UNLIMITED, Effort
+from m1runtime.grammar.endings import endings
 from m1runtime.grammar.shape import BACKSLASH, CLOSE_ARRAY, CLOSE_OBJECT, COMMA, MARK, OPEN_OBJECT, QUOTE, Shape
 
 EXPANSIONS = 2500
@@ -48,7 +50,9 @@ class _Node:
     shape: Shape
 
 
-def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int, effort: Effort = UNLIMITED) -> bytes | None:
+def complete_fast(
+    matcher: LLMatcher, shape: Shape, *, limit: int, texts: tuple[bytes, ...] = (), effort: Effort = UNLIMITED
+) -> bytes | None:
     """Some completion, found by always taking the most closing byte; None if it is far beyond `limit` tokens.
 
     Inside a scalar that may not end yet, the byte used least in it: a pattern may wait for any of them.
@@ -63,6 +67,10 @@ def complete_fast(matcher: LLMatcher, shape: Shape, *, limit: int, effort: Effor
             return node.text
         if not allowed:
             return None
+        ended = next(_ended(node, allowed, texts), None)
+        if ended is not None:
+            node = ended
+            continue
         top = len(node.shape.frames) == 1
         if node.shape.since == 0:
             used.clear()
@@ -79,6 +87,7 @@ def complete_shortest(
     *,
     limit: int,
     merge: bool,
+    texts: tuple[bytes, ...] = (),
     states: int = STATES,
     effort: Effort = UNLIMITED,
 ) -> Completion | None:
@@ -99,8 +108,9 @@ def complete_shortest(
             return Completion(node.text, shortest=True)
         if not _worth_visiting(node, allowed, seen, merge):
             continue
-        for byte in _choices(node.shape, allowed) if merge else _representatives(allowed):
-            after = _step(node, byte, free=len(allowed) > FEW, owned=False)
+        choices = _choices(node.shape, allowed) if merge else _representatives(allowed)
+        steps = (_step(node, byte, free=len(allowed) > FEW, owned=False) for byte in choices)
+        for after in (*_ended(node, allowed, texts), *steps):
             if after is None:
                 continue
             total = spent + cost(after.text[len(node.text) :])
@@ -131,6 +141,18 @@ def _step(node: _Node, byte: int, *, free: bool, owned: bool) -> _Node | None:
     if free and shape.string is not None and byte != QUOTE:
         shape = shape.freed()
     return None if shape.repeated else _forced(_Node(matcher, node.text + bytes((byte,)), shape))
+
+
+def _ended(node: _Node, allowed: tuple[int, ...], texts: tuple[bytes, ...]) -> Iterator[_Node]:
+    """After the string that is being written and may not end yet, ended with what is known to end strings."""
+    if not texts or node.shape.string is None or node.shape.escaped or QUOTE in allowed:
+        return
+    for text in endings(node.matcher, texts):
+        matcher, shape = node.matcher.deep_copy(), node.shape.feed(text)
+        if not shape.repeated and matcher.consume_tokens(list(text)):
+            after = _forced(_Node(matcher, node.text + text, shape))
+            if after is not None:
+                yield after
 
 
 def _forced(node: _Node) -> _Node | None:

@@ -36,7 +36,7 @@ class Text:
     `json`: the text is JSON apart from fixed parts, so equal places of its skeleton may be merged in the search;
     `names`: its objects may hold made-up names, none of which may come twice; `instance`: a text it accepts, None if
     none is known yet; `bound`: bytes that finish it from any place, None if no bound is known; `closing`: the text that
-    completions are searched in, None for the same one.
+    completions are searched in, None for the same one; `texts`: strings that match its patterns.
     """
 
     lark: str
@@ -45,6 +45,7 @@ class Text:
     instance: bytes | None = None
     bound: int | None = None
     closing: str | None = None
+    texts: tuple[bytes, ...] = ()
 
 
 def bytes_matcher(lark: str) -> LLMatcher:
@@ -80,6 +81,7 @@ class Program:
         known = text.bound if vocabulary.spells_bytes else None
         self.roomy = UNBOUNDED if known is None else known + known // 4 + ROOM
         self.masks: dict[bytes, Tensor] = {}
+        self.texts = text.texts
         self._text = text
         self._lock = Lock()
         self._matcher = _compiled(vocabulary.llg, text.lark)
@@ -372,7 +374,7 @@ class Guided:
         if self.matcher.is_stopped():
             return None if self.matcher.is_error() else self._end()
         assert self.bytes_matcher is not None
-        text = complete_fast(self.bytes_matcher, self.shape, limit=limit)
+        text = complete_fast(self.bytes_matcher, self.shape, limit=limit, texts=self.program.texts)
         path = None if text is None else self.check(text, shortest=False)
         return None if path is None or len(path.tokens) > limit else path
 
@@ -387,6 +389,12 @@ class Guided:
         assert self.bytes_matcher is not None
         slack = limit + 8 + limit // 2
         found: Completion | None = complete_shortest(
-            self.bytes_matcher, self.shape, cost, limit=slack, merge=self.program.json, states=states
+            self.bytes_matcher,
+            self.shape,
+            cost,
+            limit=slack,
+            merge=self.program.json,
+            texts=self.program.texts,
+            states=states,
         )
         return None if found is None else self.check(found.text, shortest=found.shortest)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 from llguidance import LLMatcher
 
@@ -33,9 +35,9 @@ def compiles(lark: str) -> tuple[bool, list[str]]:
 
 
 @lru_cache(1024)
-def ending(lark: str) -> bool:
-    """Whether some text of a grammar is found at once: what is not would never be finished within a budget."""
-    return complete_fast(bytes_matcher(lark), Shape.start(names=True), limit=FEW_TOKENS) is not None
+def ending(lark: str) -> bytes | None:
+    """Some text of a grammar, if one is found at once: what is not would never be finished within a budget."""
+    return complete_fast(bytes_matcher(lark), Shape.start(names=True), limit=FEW_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,12 @@ class Reach:
     refused: bool = False
 
 
-def reach(lark: str, effort: Effort = UNLIMITED) -> Reach:
-    """Looks for a JSON text of this grammar, for no longer than `effort`."""
+Seek: TypeAlias = Callable[[str], Reach]
+"""Looks for a text of a grammar."""
+
+
+def reach(lark: str, effort: Effort = UNLIMITED, texts: tuple[bytes, ...] = ()) -> Reach:
+    """Looks for a JSON text of this grammar, for no longer than `effort`; `texts`: strings that match its patterns."""
     try:
         matcher = bytes_matcher(lark)
     except (ValueError, UnicodeEncodeError) as error:
@@ -56,9 +62,9 @@ def reach(lark: str, effort: Effort = UNLIMITED) -> Reach:
     if matcher.is_error():
         return Reach(why=matcher.get_error(), refused=True)
     shape = Shape.start(names=True)
-    text = complete_fast(matcher, shape, limit=UNBOUNDED, effort=effort)
+    text = complete_fast(matcher, shape, limit=UNBOUNDED, texts=texts, effort=effort)
     if text is None or len(text) > MAX_TEXT:
-        found = complete_shortest(matcher, shape, len, limit=UNBOUNDED, merge=True, effort=effort)
+        found = complete_shortest(matcher, shape, len, limit=UNBOUNDED, merge=True, texts=texts, effort=effort)
         text = found.text if found is not None else text
     if text is None:
         return Reach(why="no instance could be found in time" if effort.over else "no instance could be found")

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, cast
 
 from m1runtime.grammar.effort import Effort
+from m1runtime.grammar.endings import MAX_ENDINGS, shortest_text
 from m1runtime.grammar.keywords import ANNOTATIONS, FORMATS, LISTS, MAPS, ONES, TYPES, Schema, pointer
 from m1runtime.grammar.reach import compiles, ending
 from m1runtime.grammar.report import Unenforced, short
@@ -43,6 +44,12 @@ class Reducer:
         self._lost = lost
         self._tool = tool
         self._effort = effort
+        self._texts: dict[str, bytes] = {}
+
+    @property
+    def texts(self) -> tuple[bytes, ...]:
+        """Strings that match the patterns a search by bytes finds no text of."""
+        return tuple(dict.fromkeys(self._texts.values()))
 
     def root(self, schema: Schema) -> Schema:
         reduced = self._node(schema, "", may_close=self._tool)
@@ -106,7 +113,13 @@ class Reducer:
         failed, messages = compiles(lark)
         if failed:
             return short(messages[0])
-        return None if ending(lark) else "no text that matches it could be found"
+        if ending(lark) is not None or cast("str", pattern) in self._texts:
+            return None
+        found = shortest_text(cast("str", pattern), self._effort) if len(self._texts) < MAX_ENDINGS else None
+        if found is None:
+            return "no text that matches it could be found"
+        self._texts[cast("str", pattern)] = found
+        return None
 
     def _value(self, keyword: str, value: Any, path: str, *, may_close: bool) -> Any:
         deeper = may_close and keyword not in ("allOf", "not", "if", "then", "else", "dependentSchemas", "contains")

@@ -46,7 +46,8 @@ class CompiledSchema:
 
     `schema`: what the text says, without its options; `names`: an instance may hold names the schema does not declare,
     so the constraint must remember them; `instance`: one that the grammar accepts; `bound`: bytes that finish an
-    instance from any place, None if no bound is known; `rules`: what says the same with properties in any order.
+    instance from any place, None if no bound is known; `rules`: what says the same with properties in any order;
+    `texts`: strings that match its patterns, where a search finds none.
     """
 
     text: str
@@ -56,6 +57,7 @@ class CompiledSchema:
     instance: bytes
     bound: int | None
     rules: Value | None = None
+    texts: tuple[bytes, ...] = ()
 
     @property
     def value(self) -> Value:

@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, TypeAlias, cast
 
 from m1runtime.grammar.anyorder import any_order
@@ -25,7 +25,7 @@ from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.keywords import Schema
 from m1runtime.grammar.names import PLAIN_ESCAPES, needs_u, open_objects, respelled
 from m1runtime.grammar.normalise import Normal, normalise, plain
-from m1runtime.grammar.reach import Reach, compiles, reach
+from m1runtime.grammar.reach import Reach, Seek, compiles, reach
 from m1runtime.grammar.reduce import Reducer
 from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced, blame, loose_formats
 from m1runtime.grammar.size import too_big
@@ -89,12 +89,14 @@ def _compile_schema(
             if normal.schema is False and not tool:
                 return "it admits nothing"
             lost: list[Unenforced] = []
-            reduced = Reducer(lost, tool=tool, effort=Effort(SECONDS, clock)).root(normal.schema)
+            reducer = Reducer(lost, tool=tool, effort=Effort(SECONDS, clock))
+            reduced = reducer.root(normal.schema)
+            seek = partial(reach, effort=Effort(SECONDS / 2, clock), texts=reducer.texts)
             compiled = _compile if order == "schema" else _compile_any_order
-            found = compiled(name, reduced, lost, separators, Effort(SECONDS / 2, clock))
+            found = compiled(name, reduced, lost, separators, seek)
             if isinstance(found, CompiledSchema):
                 told = replace(normal.reported(found.report), annotations=loose_formats(cast("Schema", schema)))
-                return replace(found, report=told)
+                return replace(found, report=told, texts=reducer.texts)
             reason = found
     elif reason is None:
         reason = f"a schema is an object or a boolean, not {type(schema).__name__}"
@@ -111,7 +113,7 @@ def _attempts(schema: Schema, tool: bool, clock: Callable[[], float]) -> Iterato
 
 
 def _compile(
-    name: str, reduced: Schema, lost: list[Unenforced], separators: tuple[str, str], effort: Effort
+    name: str, reduced: Schema, lost: list[Unenforced], separators: tuple[str, str], seek: Seek
 ) -> CompiledSchema | str:
     """The reduced schema compiled, or why not."""
     escapes = _escapes(reduced, lost)
@@ -122,7 +124,7 @@ def _compile(
             failed, messages = compiles(json_value(text))
             if failed:
                 return messages[0].split("\n")[0]
-        found = reach(json_value(text), effort)
+        found = seek(json_value(text))
         if found.why is None:
             unenforced = (*lost, *blame(reduced, messages))
             report = ToolSchemaReport(name, tuple(dict.fromkeys(unenforced)))
@@ -133,13 +135,13 @@ def _compile(
 
 
 def _compile_any_order(
-    name: str, reduced: Schema, lost: list[Unenforced], separators: tuple[str, str], effort: Effort
+    name: str, reduced: Schema, lost: list[Unenforced], separators: tuple[str, str], seek: Seek
 ) -> CompiledSchema | str:
     """The same with properties in any order; in the schema's where there are no rules for that."""
     for lenient in (False, True):
         text = with_options(reduced, separators, lenient=lenient)
         messages = compiles(json_value(text))[1] if lenient else list[str]()
-        written = any_order(reduced, separators, lenient=lenient, effort=effort)
+        written = any_order(reduced, separators, lenient=lenient, seek=seek)
         if written is not None and written.found.why is None:
             unenforced = [*lost, *blame(reduced, _not_counts(messages) if not written.in_order else messages)]
             unenforced += [Unenforced(path, "properties", RESPELLED) for path in written.respelled]
@@ -147,7 +149,7 @@ def _compile_any_order(
             names = written.watched or open_objects(reduced)
             limit = None if written.watched else bound(reduced)
             return CompiledSchema(text, reduced, report, names, written.found.text, limit, written.value)
-    found = _compile(name, reduced, lost, separators, effort)
+    found = _compile(name, reduced, lost, separators, seek)
     if isinstance(found, str):
         return found
     return replace(found, report=replace(found.report, in_order=("",)))
