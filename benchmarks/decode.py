@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     engine = Engine.from_pretrained(options.model)
-    peer = _peer(_folder(options.model))
+    peer = peer_of(_folder(options.model))
     ids = torch.randint(10, 600, (options.prompt,), generator=torch.Generator().manual_seed(1)).tolist()
     prefill = report.paired(lambda: _ours(engine, ids, 1), lambda: _theirs(peer, ids, 1), options.runs)
     whole = report.paired(
@@ -60,7 +60,7 @@ def _folder(model: str) -> Path:
     return Path(model) if Path(model).is_dir() else Path(m1runtime.__file__).parent / "nano"
 
 
-def _peer(folder: Path) -> torch.nn.Module:
+def peer_of(folder: Path) -> torch.nn.Module:
     """The same checkpoint in transformers' own dialect."""
     from safetensors.torch import load_file, save_file
     from transformers import MiniMaxConfig, MiniMaxForCausalLM

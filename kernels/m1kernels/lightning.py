@@ -83,12 +83,19 @@ def lightning_prefill(
 
 
 def lightning_decode(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, slots: Tensor | Sequence[int] | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor,
+    states: Tensor,
+    slots: Tensor | Sequence[int] | None = None,
+    *,
+    fading: Tensor | None = None,
 ) -> Tensor:
     """One token of N sequences: updates their states in place and returns o [N, A, D] fp32.
 
     q, k, v: [N, A, D], any floating dtype; slopes: [A] fp32; states: [S, A, D, D] fp32, key dimension first.
-    slots: [N] distinct row indices into `states`; None means rows 0..N-1.
+    slots: [N] distinct row indices into `states`; None means rows 0..N-1. fading: `state_fading(slopes, 1)` if known.
 
     On CUDA this is one Triton kernel for head dims 16, 32, 64 and 128; any other head dim, and inputs that need
     gradients, run the reference there. Raises ValueError for shapes that don't fit or states that are not fp32.
@@ -104,7 +111,7 @@ def lightning_decode(
         from m1kernels import lightning_triton
 
         return lightning_triton.decode(q, k, v, slopes, states, slots)
-    return _decode_reference(q, k, v, slopes, states, slots)
+    return _decode_reference(q, k, v, state_fading(slopes, 1) if fading is None else fading, states, slots)
 
 
 def lightning_replay(k: Tensor, v: Tensor, slopes: Tensor, state: Tensor) -> Tensor:
@@ -220,7 +227,7 @@ class _Walk:
             rows = torch.tensor(starts, device=self.q.device)[:, None] + torch.arange(m, device=self.q.device)
             runs = _Runs(self.q[rows], self.k[rows], self.v[rows], self.slopes)
         befores = torch.stack([self.states[n] for n in members])
-        afters = torch.addcmul(befores + runs.updates, _fading(self.slopes, m), befores)
+        afters = torch.addcmul(befores + runs.updates, state_fading(self.slopes, m), befores)
         o = runs.outputs(befores)
         for i, n in enumerate(members):
             self.outputs[starts[i]], self.states[n] = o[i], afters[i]
@@ -234,7 +241,7 @@ class _Walk:
             if a < b:
                 m = min(self.block, b - a)
                 runs = self._runs(a, b, m)
-                befores = self._advance(n, runs.updates, _fading(self.slopes, m))
+                befores = self._advance(n, runs.updates, state_fading(self.slopes, m))
                 self.outputs[a] = runs.outputs(befores).flatten(0, 1)
                 self._export(runs, befores, range(a, b, m))
 
@@ -282,7 +289,7 @@ class _Runs:
         back = last - self.position[: last + 1]
         keys = self.k[run, :, : last + 1] * _decay(self.slopes, back)[..., None]
         update = keys.transpose(1, 2) @ self.v[run, :, : last + 1]
-        return torch.addcmul(before + update, _fading(self.slopes, last + 1), before)
+        return torch.addcmul(before + update, state_fading(self.slopes, last + 1), before)
 
 
 def _decay(slopes: Tensor, distance: Tensor) -> Tensor:
@@ -291,7 +298,7 @@ def _decay(slopes: Tensor, distance: Tensor) -> Tensor:
     return torch.exp(-slopes.view(-1, *[1] * distance.dim()) * distance)
 
 
-def _fading(slopes: Tensor, tokens: int) -> Tensor:
+def state_fading(slopes: Tensor, tokens: int) -> Tensor:
     """What a state loses over some tokens, exp(-slope * tokens) - 1, [A, 1, 1]."""
     return torch.expm1(-slopes.float() * tokens)[:, None, None]
 
@@ -305,11 +312,11 @@ def _first_of_run(slots: Tensor) -> int | None:
     return first if torch.equal(slots, run) else None
 
 
-def _decode_reference(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: Tensor, slots: Tensor | None) -> Tensor:
+def _decode_reference(q: Tensor, k: Tensor, v: Tensor, fading: Tensor, states: Tensor, slots: Tensor | None) -> Tensor:
     count = q.shape[0]
     first = _first_of_run(slots) if slots is not None else 0
     rows = states[slots] if first is None else states[first : first + count]
-    rows.addcmul_(_fading(slopes, 1), rows)
+    rows.addcmul_(fading, rows)
     rows.addcmul_(k.float()[..., :, None], v.float()[..., None, :])
     if first is None:
         states[slots] = rows

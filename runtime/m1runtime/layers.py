@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m1kernels.attention import paged_attention
-from m1kernels.lightning import decay_slopes, lightning_decode, lightning_prefill
+from m1kernels.lightning import decay_slopes, lightning_decode, lightning_prefill, state_fading
 from m1kernels.moe import grouped_experts, route
 from m1kernels.norm import rms_norm_gate
-from m1kernels.quant import Weight, linear, plain
-from m1kernels.rotary import apply_rotary
+from m1kernels.quant import Weight, linear, linears, plain
+from m1kernels.rotary import Rotation
 from m1runtime.config import ModelConfig
 
 
@@ -46,14 +46,22 @@ class Batch:
     export: tuple[int, ...] = ()
     rows: Tensor | None = None
     decode: bool = field(init=False)  # one token a sequence
+    slot_run: slice | None = field(init=False)  # the slots, where they ascend one by one: known on a CPU only
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decode", self.bounds == tuple(range(len(self.bounds))) and not self.export)
+        object.__setattr__(self, "slot_run", _run(self.slots) if self.slots.is_cpu else None)
 
     def remember(self, ring: Tensor, values: Tensor) -> None:
         """Writes the last tokens' values [T, ...] into a ring [slots, rows, ...]."""
         recent = values if self.recent is None else values[self.recent]
         ring.flatten(0, 1).index_copy_(0, self.ring_rows, recent.to(ring.dtype))
+
+
+def _run(slots: Tensor) -> slice | None:
+    rows = [int(slot) for slot in slots]
+    start, stop = (rows[0], rows[0] + len(rows)) if rows else (0, 0)
+    return slice(start, stop) if rows == list(range(start, stop)) else None
 
 
 class LightningAttention:
@@ -65,23 +73,27 @@ class LightningAttention:
         self.norm = plain(weights[f"{base}.norm"])  # [AD]
         self.out = weights[f"{base}.out"]  # [H, AD]
         self.slopes = decay_slopes(config.num_attention_heads, layer, config.num_hidden_layers).to(self.norm.device)
+        self.fading = state_fading(self.slopes, 1)
         self.heads, self.eps = config.num_attention_heads, config.inner_norm_eps
 
     def __call__(self, n: Tensor, batch: Batch, states: Tensor, ring: Tensor) -> tuple[Tensor, Tensor | None]:
         """n [T, H], states [slots, A, D, D] and ring [slots, rows, A, 2, D] updated in place → output [T, H] and the
         exported states [P, A, D, D]."""
-        raw = linear(n, self.qkv).view(len(n), self.heads, 3, -1)
+        raw, gate = linears(n, self.qkv, self.gate)
+        raw = raw.view(len(n), self.heads, 3, -1)
         batch.remember(ring, raw[:, :, 1:])
-        qkv = F.silu(raw.float())
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        q, k, v = F.silu(raw.float()).unbind(2)
         exported = None
         if batch.decode:
-            o = lightning_decode(q, k, v, self.slopes, states, batch.slots)
+            if batch.slot_run is None:
+                o = lightning_decode(q, k, v, self.slopes, states, batch.slots, fading=self.fading)
+            else:
+                o = lightning_decode(q, k, v, self.slopes, states[batch.slot_run], fading=self.fading)
         else:
             run = lightning_prefill(q, k, v, self.slopes, batch.bounds, states[batch.slots], export=batch.export)
             states[batch.slots] = run.state
             o, exported = run.o, run.exported
-        o = rms_norm_gate(o.flatten(1), self.norm, linear(n, self.gate), self.eps)
+        o = rms_norm_gate(o.flatten(1), self.norm, gate, self.eps)
         return linear(o.to(n.dtype), self.out), exported
 
 
@@ -92,15 +104,14 @@ class SoftmaxAttention:
         self.qkv = weights[f"{base}.qkv"]  # [(A+2K)D, H]
         self.out = weights[f"{base}.out"]  # [H, AD]
         self.heads, self.kv_heads, self.dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.rotary_dim, self.theta = config.rotary_dim, config.rope_theta
 
-    def __call__(self, n: Tensor, batch: Batch, kv: Tensor) -> Tensor:
-        """n [T, H], kv [2, pages, page_size, K, D] written in place → output [T, H]."""
+    def __call__(self, n: Tensor, batch: Batch, turn: Rotation, kv: Tensor) -> Tensor:
+        """n [T, H], the rotation of its positions, kv [2, pages, page_size, K, D] written in place → output [T, H]."""
         a, k = self.heads, self.kv_heads
         qkv = linear(n, self.qkv).view(len(n), a + 2 * k, self.dim)
-        turned = apply_rotary(qkv[:, : a + k], batch.positions, self.rotary_dim, self.theta)
-        kv[0].flatten(0, 1)[batch.kv_rows] = turned[:, a:]
-        kv[1].flatten(0, 1)[batch.kv_rows] = qkv[:, a + k :]
+        turned = turn(qkv[:, : a + k])
+        kv[0].flatten(0, 1).index_copy_(0, batch.kv_rows, turned[:, a:])
+        kv[1].flatten(0, 1).index_copy_(0, batch.kv_rows, qkv[:, a + k :])
         o = paged_attention(turned[:, :a], kv[0], kv[1], batch.page_tables, batch.bounds, batch.lengths)
         return linear(o.flatten(1), self.out)
 

@@ -18,14 +18,16 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from m1kernels.norm import rms_norm
-from m1kernels.quant import Weight, parts, plain
+from m1kernels.quant import Weight, linear, parts, plain
+from m1kernels.rotary import Rotation
 from m1runtime.cache import PagePool, StatePool
 from m1runtime.config import LIGHTNING, ModelConfig
+from m1runtime.errors import ConfigError
 from m1runtime.layers import Batch, Experts, LightningAttention, SoftmaxAttention
 from m1runtime.layout import EMBED, HEAD, NORM
+from m1runtime.threads import choose, limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +57,33 @@ class Layer:
 
 
 class Model:
-    """Weights and the forward pass; what sequences remember lives in the pools it is given."""
+    """Weights and the forward pass; what sequences remember lives in the pools it is given.
+
+    threads: of a pass on a CPU (`threads.py`). Raises ConfigError when it is less than 1.
+    """
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], *, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads must be at least 1, found {threads}; None chooses")
         self.config = config
-        self.threads = threads
         self.embed = plain(weights[EMBED])
         self.norm = plain(weights[NORM])
         self.head = self.embed.float() if config.tie_word_embeddings else plain(weights[HEAD])
         self.layers = [Layer(config, index, weights) for index in range(config.num_hidden_layers)]
         self.unused = unused_rows(self.embed, self.head)
         self._weights = dict(weights)
+        self.threads = (choose(self._matrix_bytes) if threads is None else threads) if self.embed.is_cpu else None
 
     @property
     def bytes(self) -> int:
         """Bytes of all weights."""
         return sum(part.nbytes for weight in self._weights.values() for part in parts(weight))
+
+    @property
+    def _matrix_bytes(self) -> int:
+        """Of the largest matrix in a layer: what a thread's share of one operation is measured by."""
+        matrices = [parts(weight)[0] for name, weight in self._weights.items() if name not in (EMBED, HEAD)]
+        return max(matrix[(0,) * (matrix.dim() - 2)].nbytes for matrix in matrices)
 
     @cached_property
     def slopes(self) -> Tensor:
@@ -91,9 +104,14 @@ class Model:
     @torch.inference_mode()
     def forward(self, batch: Batch, states: StatePool, pages: PagePool) -> Output:
         """Runs the batch and advances the pools in place; every length, split and batch gives the same numbers."""
+        with limited(self.threads):
+            return self._forward(batch, states, pages)
+
+    def _forward(self, batch: Batch, states: StatePool, pages: PagePool) -> Output:
         c = self.config
         h = self.embed[batch.ids]
         exported: list[Tensor] = []
+        turn = Rotation.at(batch.positions, c.rotary_dim, c.rope_theta)
         lightning = softmax = 0
         for layer in self.layers:
             n = rms_norm(h, layer.input_norm, c.rms_norm_eps)
@@ -103,7 +121,7 @@ class Model:
                 if out is not None and batch.export:
                     exported.append(out)
             else:
-                a = layer.attention(n, batch, pages.kv[softmax])
+                a = layer.attention(n, batch, turn, pages.kv[softmax])
                 softmax += 1
             h = residual(n if c.postnorm else h, a, layer.alpha, layer.beta)
             n = rms_norm(h, layer.post_norm, c.rms_norm_eps)
@@ -114,7 +132,7 @@ class Model:
 
     def logits(self, h: Tensor) -> Tensor:
         """h [rows, H] → [rows, V] fp32; tokens without a trained row are -inf."""
-        logits = F.linear(rms_norm(h.float(), self.norm, self.config.rms_norm_eps), self.head)
+        logits = linear(rms_norm(h.float(), self.norm, self.config.rms_norm_eps), self.head)
         return logits if self.unused is None else logits.masked_fill(self.unused, float("-inf"))
 
 
