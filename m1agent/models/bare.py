@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 from m1agent.errors import ContextFull, PromptError
-from m1agent.events import ModelEvent, ReplyFinished, TextDelta
+from m1agent.events import ModelEvent, ReplyFinished, TextDelta, TokensScored
 from m1agent.messages import AssistantMessage, Usage
 from m1agent.models.base import Settings
+from m1agent.models.scoring import scored
 
 if TYPE_CHECKING:
     from m1agent.models.local import LocalModel
@@ -45,6 +46,8 @@ async def completion(model: LocalModel, prompt: str | Sequence[int], settings: S
             async for chunk in stream:
                 if chunk.text:
                     yield TextDelta(chunk.text)
+                if chunk.logprobs:
+                    yield TokensScored(tuple(scored(chunk.logprobs, model.tokenizer.token_bytes)))
         finally:
             await stream.aclose()
         done = stream.completion

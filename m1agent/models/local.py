@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import anyio
 
 from m1agent.errors import ContextFull, ModelError
-from m1agent.events import ModelEvent, ReplyFinished
+from m1agent.events import ModelEvent, ReplyFinished, TokensScored
 from m1agent.messages import Message, Setup
 from m1agent.models.bare import completion, prompt_ids
 from m1agent.models.base import Settings
@@ -31,10 +31,10 @@ from m1agent.prompt.reply import ReplyParser
 from m1agent.prompt.template import Piece, render_message
 
 if TYPE_CHECKING:
-    from m1runtime import Completion, Engine, Grammar, SamplingParams, Session, Stream, Tokenizer
+    from m1runtime import Completion, Engine, Grammar, SamplingParams, Session, Stream, Tokenizer, TokenLogprob
     from m1runtime.grammar import ToolSchemaReport
 
-    __all__ = ["Completion", "Grammar", "LocalModel", "LocalThread", "Session", "Stream"]
+    __all__ = ["Completion", "Grammar", "LocalModel", "LocalThread", "Session", "Stream", "TokenLogprob"]
 
 MAX_TOKENS = 1024
 UNBOUNDED = 1 << 20
@@ -62,7 +62,7 @@ class LocalModel:
         max_tokens: bound of a reply where neither settings nor limits give one.
         device, dtype: as for `Engine.from_pretrained`.
 
-    `constrained`: a grammar keeps every call and answer in its schema.
+    `constrained`: a grammar keeps every call and answer in its schema. `logprobs`: it tells how likely tokens were.
 
     A folder's `generation_config.json` gives the sampling defaults, as in transformers: `do_sample: false` is greedy.
     """
@@ -79,7 +79,7 @@ class LocalModel:
         self._defaults: Settings | None = None
         self._grammars: list[_Compiled] = []
 
-    constrained = True
+    constrained = logprobs = True
 
     @property
     def name(self) -> str:
@@ -158,7 +158,7 @@ class LocalModel:
         defaults = self._checkpoint_defaults()
         temperature = _first(settings.temperature, defaults.temperature)
         top_p = _first(settings.top_p, defaults.top_p)
-        given = {"temperature": temperature, "top_p": top_p, "seed": settings.seed}
+        given = {"temperature": temperature, "top_p": top_p, "seed": settings.seed, "logprobs": settings.logprobs}
         return SamplingParams(
             max_new_tokens=settings.max_tokens or self._max_tokens,
             stop=settings.stop,
@@ -278,6 +278,8 @@ class LocalThread:
             while (text := await self._next(writing, parser)) is not None:
                 for event in parser.feed(text):
                     yield event
+                if scores := writing.scored():
+                    yield TokensScored(scores)
         finally:
             await _in_thread(writing.close)
         events, message = parser.finish(writing.stop)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from m1agent.events import CallReady, CallStarted
+from m1agent.events import CallReady, CallStarted, ScoredToken
 from m1agent.messages import ToolCall, Usage
 from m1agent.models.base import Settings
+from m1agent.models.scoring import scored, scored_token
 from m1agent.prompt.envelope import THINK_CLOSE, Envelope
 from m1agent.prompt.reply import ReplyParser
 from m1agent.prompt.template import Piece
@@ -29,7 +30,8 @@ THINK_END = f"\n{THINK_CLOSE}\n"
 class _Before:
     """A reply before one of its calls is written again.
 
-    Its tokens, the first `kept` of which stay, its text, whether it was at its end and why, and the call's index.
+    Its tokens, the first `kept` of which stay, its text, whether it was at its end and why, the call's index, and how
+    likely its tokens were.
     """
 
     ids: tuple[int, ...]
@@ -38,6 +40,7 @@ class _Before:
     ended: bool
     stop: Literal["done", "length"]
     index: int
+    scored: tuple[ScoredToken, ...]
 
 
 class Writing:
@@ -63,6 +66,8 @@ class Writing:
         self._held = False
         self._tried: set[int] = set()
         self._before: _Before | None = None
+        self._scored: list[ScoredToken] = []  # Of the reply's tokens, where asked for.
+        self._scores_given = 0
         self.stop: Literal["done", "length"] = "done"
 
     @property
@@ -98,6 +103,13 @@ class Writing:
         self._pull(self._stream)
         return self._released()
 
+    def scored(self) -> tuple[ScoredToken, ...]:
+        """How likely the tokens were whose characters were given since it was asked last, where settings say so."""
+        if self._held or self._settings.logprobs is None:
+            return ()
+        new, self._scores_given = self._scored[self._scores_given :], len(self._scored)
+        return tuple(new)
+
     def close(self) -> None:
         """End it here, complete or not."""
         if self._stream is not None:
@@ -122,6 +134,8 @@ class Writing:
             return
         self._last = len(chunk.ids)
         self._shown += chunk.text
+        if chunk.logprobs:
+            self._scored += scored(chunk.logprobs, self._model.tokenizer.token_bytes)
         if chunk.completion is not None:
             self._stream = None
             self._count(chunk.completion)
@@ -158,6 +172,8 @@ class Writing:
         part = self._shut(self._stream)
         self._count(part)
         self._session.append(closing)
+        bytes_of = self._model.tokenizer.token_bytes
+        self._scored += [scored_token(token, 0.0, bytes_of) for token in closing]
         self._usage += Usage(output_tokens=len(closing), forced_tokens=len(closing))
         # A character whose last bytes are still to come is given up with the thinking it belongs to.
         self._add(part.text[len(self._shown) :] + THINK_END)
@@ -205,10 +221,11 @@ class Writing:
             return False
         stands = ids[self._from - self._start : kept]
         failed = self._text[start:end].encode()
-        before = _Before(ids, kept, self._text, self._stream is None, self.stop, index)
+        before = _Before(ids, kept, self._text, self._stream is None, self.stop, index, tuple(self._scored))
         if self._stream is not None:
             self._count(self._shut(self._stream))
         self._session.rewind(self._start + kept)
+        del self._scored[kept:]
         self._read_to(self._text[:length])
         try:
             self._open(grammar.after(stands, lead=lead.encode(), failed=failed), kept)
@@ -223,6 +240,7 @@ class Writing:
         self._before = None
         self._session.rewind(self._start + before.kept)
         self._session.append(before.ids[before.kept :])
+        self._scored = list(before.scored)
         if before.ended:
             self.stop = before.stop
         else:

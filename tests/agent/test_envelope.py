@@ -15,7 +15,16 @@ from pydantic import BaseModel
 
 from m1agent.agent import Agent
 from m1agent.conversation import Conversation
-from m1agent.events import ArgumentsDelta, CallReady, CallStarted, Event, ReplyFinished, StepFinished, ToolFinished
+from m1agent.events import (
+    ArgumentsDelta,
+    CallReady,
+    CallStarted,
+    Event,
+    ReplyFinished,
+    StepFinished,
+    TokensScored,
+    ToolFinished,
+)
 from m1agent.limits import Limits
 from m1agent.messages import AssistantMessage, Setup, ToolSpec, UserMessage
 from m1agent.models.base import Settings
@@ -244,6 +253,23 @@ def test_what_is_told_is_what_was_written(folder: Path, place_: str) -> None:
         assert parse_reply(text, Envelope(choice="required")) == reply
         assert all(call.call.problem is None for call in result.calls)
         again += result.usage.output_tokens > len(talk.ids or ()) - result.usage.input_tokens
+        asyncio.run(talk.aclose())
+    assert again
+
+
+def test_what_is_told_of_tokens_is_of_those_that_stand(folder: Path) -> None:
+    model = LocalModel(folder, max_tokens=160)
+    tools, again = [tag(WITH_Z), tag({**TEXTS, "maxItems": 3, "uniqueItems": True}, "other")], 0
+    for seed in range(6):
+        settings = Settings(seed=seed, logprobs=2)
+        agent = Agent(model, tools=tools, settings=settings, limits=Limits(steps=1, thinking=9))
+        events = events_of(agent, talk := Conversation(), tool_choice="required")
+        scored = [token for event in events if isinstance(event, TokensScored) for token in event.tokens]
+        text = model.tokenizer.decode(talk.ids or ()).rpartition("ai name=assistant\n")[2].removesuffix(END)
+        assert b"".join(token.bytes for token in scored).decode(errors="replace") == text
+        assert all(token.logprob <= 0 and len(token.top) <= 2 for token in scored)
+        usage = next(event.usage for event in events if isinstance(event, ReplyFinished))
+        again += usage.output_tokens > len(scored)
         asyncio.run(talk.aclose())
     assert again
 

@@ -352,3 +352,32 @@ def test_a_bare_text_goes_on(serving: Serving, random_model: LocalModel) -> None
         answer = complete(prompt=wrong)
         assert answer.status_code == 400 and answer.json()["error"]["param"].startswith("prompt"), answer.text
     assert random_model.engine.stats().sessions == 0
+
+
+# How likely tokens were
+
+
+def test_how_likely_tokens_were(serving: Serving, random_model: LocalModel) -> None:
+    served = serving(random_model)
+    body: dict[str, Any] = {"seed": 2, "temperature": 1.5, "max_tokens": 16, "logprobs": True, "top_logprobs": 3}
+    choice = served.chat(**body).json()["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    assert b"".join(bytes(one["bytes"]) for one in tokens).decode(errors="replace") == choice["message"]["content"]
+    for one in tokens:
+        likeliest = [other["logprob"] for other in one["top_logprobs"]]
+        assert len(likeliest) == 3 and likeliest == sorted(likeliest, reverse=True)
+        assert likeliest[0] >= one["logprob"] and one["logprob"] < 0
+    chunks = served.chunks(**body)
+    told = [one for chunk in chunks for one in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]]
+    assert told == tokens
+    # What the grammar left no choice about was certain.
+    named = {"type": "function", "function": {"name": "wash"}}
+    calls = served.chat(tools=TOOLS, tool_choice=named, **{**body, "max_tokens": 64}).json()
+    certain = [one["logprob"] for one in calls["choices"][0]["logprobs"]["content"]].count(0.0)
+    assert certain >= calls["usage"]["completion_tokens_details"]["forced_tokens"] > 0
+
+    bare = {"model": served.name, "prompt": "Once", "seed": 2, "temperature": 1.5, "max_tokens": 8, "logprobs": 2}
+    choice = served.client.post("/v1/completions", json=bare).json()["choices"][0]
+    logprobs = choice["logprobs"]
+    assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == len(logprobs["top_logprobs"]) > 2
+    assert logprobs["text_offset"][0] == 0 and all(len(one) == 2 for one in logprobs["top_logprobs"])
