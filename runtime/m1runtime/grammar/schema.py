@@ -28,7 +28,7 @@ from m1runtime.grammar.normalise import Normal, normalise, plain
 from m1runtime.grammar.reach import Reach, Seek, compiles, reach
 from m1runtime.grammar.reduce import Reducer
 from m1runtime.grammar.report import CompiledSchema, ToolSchemaReport, Unenforced, blame, loose_formats
-from m1runtime.grammar.size import too_big
+from m1runtime.grammar.size import no_json, too_big
 from m1runtime.grammar.writer import json_value, with_options
 
 Order: TypeAlias = Literal["schema", "any"]
@@ -80,7 +80,7 @@ def _compile_schema(
     name: str, schema: object, separators: tuple[str, str], tool: bool, order: Order, clock: Callable[[], float]
 ) -> CompiledSchema | str:
     """The schema compiled, or why not."""
-    reason = too_big(schema)
+    reason = too_big(schema) or no_json(schema)
     if reason is None and isinstance(schema, (dict, bool)):
         total = Effort(2 * SECONDS, clock)
         for normal in _attempts(cast("Schema", schema), tool, clock):

@@ -1,9 +1,11 @@
-"""How large a schema may be: measured without recursion, for it may come from an untrusted server."""
+"""How large a schema may be, and of what: measured without recursion, for it may come from an untrusted server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
+
+from m1runtime.grammar.keywords import pointer
 
 MAX_DEPTH = 100
 """Nested JSON levels; llguidance's own reader stops at 128."""
@@ -30,6 +32,24 @@ def too_big(schema: object) -> str | None:
         if not level:
             return None
     return f"nested deeper than {MAX_DEPTH} levels"
+
+
+def no_json(schema: object) -> str | None:
+    """Why a schema, not too big, is no JSON; None if it is. Numbers and None for names are JSON's own spellings."""
+    waiting: list[tuple[object, str]] = [(schema, "")]
+    while waiting:
+        node, path = waiting.pop()
+        if isinstance(node, dict):
+            for name, child in cast("dict[object, object]", node).items():
+                if not isinstance(name, (str, int, float, type(None))):
+                    return f"a name in {path or '/'} is a {type(name).__name__}; JSON names are strings"
+                waiting.append((child, f"{path}/{pointer(str(name))}"))
+        elif isinstance(node, (list, tuple)):
+            children = cast("Sequence[object]", node)
+            waiting += [(child, f"{path}/{i}") for i, child in enumerate(children)]
+        elif not isinstance(node, (str, int, float, type(None))):
+            return f"{path or '/'} is a {type(node).__name__}; JSON has no such values"
+    return None
 
 
 def _weight(level: list[object]) -> int:
