@@ -21,7 +21,8 @@ from m1runtime.grammar.guided import Guided, Program, Text
 from m1runtime.grammar.inside import programs
 from m1runtime.grammar.places import Places
 from m1runtime.grammar.schema import compile_schema
-from m1runtime.grammar.table import Plan, Table, Tabled
+from m1runtime.grammar.table import Plan, Table
+from m1runtime.grammar.tabled import Tabled
 from m1runtime.grammar.vocabulary import vocabulary
 from m1runtime.grammar.writer import Value, call_prefix
 from m1runtime.tokenizer import Tokenizer

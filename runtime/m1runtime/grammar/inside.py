@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 
 from m1runtime.grammar.guided import Guided, Program, Text
 from m1runtime.grammar.lexicon import Lexicon
-from m1runtime.grammar.table import Plan, Table, Tabled
+from m1runtime.grammar.table import Plan, Table
+from m1runtime.grammar.tabled import Tabled
 from m1runtime.grammar.vocabulary import TokenizerLike, Vocabulary, vocabulary
 
 PROGRAMS = 128

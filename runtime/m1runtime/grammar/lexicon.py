@@ -1,39 +1,37 @@
 """The tokens of a vocabulary that fit a place of a plain grammar.
 
 What a token does inside a string or a number depends on the place behind it only through the bytes it writes beyond:
-these are sorted out once for a vocabulary, so that a mask is a few unions.
+these are sorted out once for a vocabulary, so that a mask is a few unions, which all of its grammars share.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from m1runtime.grammar.entered import Entered, Exits
 from m1runtime.grammar.foreign import Foreign
-from m1runtime.grammar.lexeme import DONE, STRING, Lexeme, is_free
-from m1runtime.grammar.place import Lexical, Literal, Name, Place
+from m1runtime.grammar.lexeme import DIGITS, DONE, INTEGER, NUMBER, STRING, Lexeme, is_free
+from m1runtime.grammar.place import Lexical, Literal, Name, Place, Word
+from m1runtime.grammar.rows import Block, Rows
 from m1runtime.grammar.vocabulary import LONGEST_TOKEN, Vocabulary
 
-Mask: TypeAlias = NDArray[np.uint8]
-"""One bit a token, least significant first; [4 * words] bytes."""
+MAX_ROWS = 1024
+FEW_WORDS = 24
+"""Of more words than these, the tokens are looked for byte by byte instead of word by word."""
+TAIL = 3
+COMMON = (
+    *((b"", *one) for one in ((STRING, 0), (NUMBER, 0), (NUMBER, DIGITS), (INTEGER, 0), (INTEGER, DIGITS))),
+    *((lead, STRING, 0) for lead in (b'"', b' "', b'": "', b'["', b' ["')),
+    *((lead, lexeme, 0) for lead in (b" ", b": ", b" [") for lexeme in (NUMBER, INTEGER)),
+)
+"""Where tokens enter strings and numbers in most calls: sorted out beforehand."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entered:
-    """Tokens that begin with some bytes and go on inside a lexeme: `inside` its end, or beyond it by `exits`."""
-
-    inside: Mask
-    exits: dict[bytes, list[int]]
-    by_first: dict[int, list[bytes]]
-    longest: int
-    packed: dict[bytes, Mask] = field(default_factory=dict[bytes, Mask])
+Piece: TypeAlias = list[int] | Block | tuple[Entered, Place]
+"""Some tokens: as ids, as a block, or those inside a lexeme with the ones that leave it to a place."""
 
 
 class Lexicon:
@@ -48,21 +46,45 @@ class Lexicon:
         self._ids: dict[bytes, list[int]] = {}
         for raw, token in pairs:
             self._ids.setdefault(raw, []).append(token)
-        self._longest = max(map(len, self._order), default=0)
+        self._heads = {raw[:size] for raw in self._order for size in range(1, len(raw))}
+        self._tails: dict[bytes, int] = {}
+        for head in self._heads:
+            tail, size = head[-TAIL:], len(head)
+            if size > self._tails.get(tail, TAIL - 1):
+                self._tails[tail] = size
         self._closing = [(raw, token) for raw, token in pairs if b"}" in raw[:-1]]
-        self._empty = np.zeros(4 * vocabulary.words, dtype=np.uint8)
         self._entered: dict[tuple[bytes, Lexeme, int], Entered] = {}
+        self._rows = Rows(vocabulary.words)
+        self._unions: dict[object, Tensor] = {}
+        for lead, lexeme, state in COMMON:
+            self._enter(lead, lexeme, state)
 
-    def mask(self, place: Place) -> Tensor:
-        """int32 [words]: the tokens that may follow at `place`, eos not among them."""
-        made = self._empty.copy()
-        for some in self._beyond(b"", place):
-            made |= some
-        return torch.frombuffer(bytearray(made.tobytes()), dtype=torch.int32)
+    def mask(self, place: Place, ends: Iterable[int] = ()) -> Tensor:
+        """int32 [words]: the tokens that may follow at `place`, and `ends`; not to be changed."""
+        tokens, blocks = list(ends), list[Block]()
+        for piece in self._beyond(b"", place):
+            if isinstance(piece, list):
+                tokens += piece
+            else:
+                blocks.append(piece if isinstance(piece, Block) else piece[0].leaving(piece[1]))
+        if len(blocks) == 1 and not tokens:
+            return blocks[0].row
+        key = (tuple(blocks), tuple(tokens))
+        found = self._unions.get(key)
+        if found is None:
+            if len(self._unions) >= MAX_ROWS:
+                self._unions.clear()
+            found = self._unions[key] = self._rows.block(tokens, blocks).row
+        return found
 
-    def goes_on(self, text: bytes, place: Place) -> bool:
-        """Whether a token begins with `text`, which leads to `place`, and goes on."""
-        return len(text) < LONGEST_TOKEN and self.covers(text) and next(self._beyond(text, place), None) is not None
+    def firm(self, run: bytes, place: Place) -> int:
+        """How many bytes of `run`, which leads to `place`, come before any token that begins in it and goes on."""
+        heads, size = self._heads, len(run)
+        longest = min(self._tails.get(run[-TAIL:], TAIL - 1), LONGEST_TOKEN - 1)
+        for at in range(max(0, size - longest), size):
+            if run[at:] in heads and next(self._beyond(run[at:], place), None) is not None:
+                return at
+        return size
 
     def token(self, text: bytes) -> int | None:
         """The token that is `text`, or None."""
@@ -71,60 +93,70 @@ class Lexicon:
 
     def covers(self, text: bytes) -> bool:
         """Whether a token begins with `text`."""
-        low, high = self._range(text)
-        return low < high
+        return text in self._heads or text in self._ids
 
     # Masks
 
-    def _beyond(self, text: bytes, place: Place) -> Iterator[Mask]:
-        """Masks, none of them empty, that together hold the tokens that begin with `text` and go on at `place`."""
+    def _beyond(self, text: bytes, place: Place) -> Iterator[Piece]:
+        """Pieces, none of them empty, that together hold the tokens that begin with `text` and go on at `place`."""
         for part in place.parts:
             if isinstance(part, Literal):
-                yield from self._beyond_literal(text, part)
+                yield from self._beyond_words(text, [(part.text, part.after)])
             elif isinstance(part, Lexical):
-                made = self._resolved(self._enter(text, part.lexeme, part.state), part.after)
-                if made.any():
-                    yield made
+                entered = self._enter(text, part.lexeme, part.state)
+                if entered.inside or entered.viable(part.after):
+                    yield entered, part.after
                 if part.final:
                     yield from self._beyond(text, part.after)
+            elif isinstance(part, Word) and part.high - part.low <= FEW_WORDS:
+                yield from self._beyond_words(text, part.rests)
             elif isinstance(part, Name):
                 yield from self._beyond_name(text, part)
             elif isinstance(part, Foreign):
                 yield from self._beyond_foreign(text, part)
-            else:
-                low, high = self._range(text)
-                if tokens := list(self._found(part, low, high, len(text))):
-                    yield self._packed(tokens)
+            elif tokens := list(self._found(part, *self._range(text), len(text))):
+                yield tokens
 
-    def _beyond_name(self, text: bytes, place: Name) -> Iterator[Mask]:
-        made = self._resolved(self._enter(text, STRING, place.state), place.nearest[1])
-        for ending in place.refused():
-            for at in range(*self._range(text + ending)):
-                made[self._tokens[at] >> 3] &= 255 ^ 1 << (self._tokens[at] & 7)
-        if made.any():
+    def _beyond_words(self, text: bytes, words: Iterable[tuple[bytes, Place]]) -> Iterator[Piece]:
+        known, heads = self._ids, self._heads
+        tokens: dict[int, None] = {}
+        beyond: list[tuple[bytes, Place]] = []
+        for rest, after in words:
+            whole = text + rest
+            for end in range(len(text) + 1, len(whole) + 1):
+                one = whole[:end]
+                if (found := known.get(one)) is not None:
+                    tokens.update(dict.fromkeys(found))
+                if one not in heads:
+                    break
+            else:
+                beyond.append((whole, after))
+        if tokens:
+            yield list(tokens)
+        for whole, after in beyond:
+            yield from self._beyond(whole, after)
+
+    def _beyond_name(self, text: bytes, place: Name) -> Iterator[Piece]:
+        entered = self._enter(text, STRING, place.state)
+        whole = entered.leaving(place.nearest[1])
+        refused = [self._tokens[at] for ending in place.refused() for at in range(*self._range(text + ending))]
+        made = whole.without(refused)
+        if made.any:
             yield made
 
-    def _beyond_foreign(self, text: bytes, place: Foreign) -> Iterator[Mask]:
+    def _beyond_foreign(self, text: bytes, place: Foreign) -> Iterator[Piece]:
         """As `_beyond`; after a text, of the tokens whose rest is a token itself."""
         if text:
             found = self.vocabulary.beyond(text).among(place.own_mask)
             if found.numel():
-                yield self._packed([int(token) for token in found])
+                yield [int(token) for token in found]
             return
-        own = place.own_mask.numpy().view(np.uint8)
-        if own.any():
+        own = Block.of(place.own_mask)
+        if own.any:
             yield own
         beyond = [token for raw, token in self._closing if not place.allows(token) and place.cross(raw) is not None]
         if beyond:
-            yield self._packed(beyond)
-
-    def _beyond_literal(self, text: bytes, place: Literal) -> Iterator[Mask]:
-        whole, known = text + place.text, self._ids
-        ends = range(len(text) + 1, min(len(whole), self._longest) + 1)
-        if tokens := [one for end in ends for one in known.get(whole[:end], ())]:
-            yield self._packed(tokens)
-        if len(whole) < self._longest and self.covers(whole):
-            yield from self._beyond(whole, place.after)
+            yield beyond
 
     def _found(self, place: Place, low: int, high: int, depth: int) -> Iterator[int]:
         """Those of the tokens `low` to `high`, of which `depth` bytes led to `place`, that go on from there."""
@@ -151,38 +183,6 @@ class Lexicon:
 
     # Lexemes
 
-    def _resolved(self, entered: Entered, after: Place) -> Mask:
-        """The tokens of `entered` whose bytes beyond the lexeme may follow at `after`."""
-        made = entered.inside.copy()
-        for rest in self._viable(entered, after):
-            made |= self._exit(entered, rest)
-        return made
-
-    def _exit(self, entered: Entered, rest: bytes) -> Mask:
-        found = entered.packed.get(rest)
-        if found is None:
-            found = entered.packed[rest] = self._packed(entered.exits[rest])
-        return found
-
-    def _viable(self, entered: Entered, after: Place) -> Iterator[bytes]:
-        if b"" in entered.exits:
-            yield b""
-        for part in after.parts:
-            if isinstance(part, Literal):
-                text = part.text
-                for end in range(1, min(len(text), entered.longest) + 1):
-                    if text[:end] in entered.exits:
-                        yield text[:end]
-                if len(text) < entered.longest:
-                    for rest in entered.by_first.get(text[0], ()):
-                        if len(rest) > len(text) and part.walk(rest) is not None:
-                            yield rest
-            else:
-                for byte in part.allowed if len(part.allowed) < len(entered.by_first) else entered.by_first:
-                    for rest in entered.by_first.get(byte, ()):
-                        if part.walk(rest) is not None:
-                            yield rest
-
     def _enter(self, prefix: bytes, lexeme: Lexeme, state: int) -> Entered:
         key = (prefix, lexeme, state)
         found = self._entered.get(key)
@@ -192,7 +192,7 @@ class Lexicon:
 
     def _make(self, prefix: bytes, lexeme: Lexeme, state: int) -> Entered:
         inside: list[int] = []
-        exits: dict[bytes, list[int]] = {}
+        exits: Exits = {}
         free = lexeme is STRING and state == 0
         for token, tail in self._starting(prefix, lexeme.moves[state]):
             if free and is_free(tail):
@@ -203,11 +203,7 @@ class Lexicon:
                 inside.append(token)
             elif after == DONE or after in lexeme.final:
                 exits.setdefault(tail[end:], []).append(token)
-        by_first: dict[int, list[bytes]] = {}
-        for rest in exits:
-            if rest:
-                by_first.setdefault(rest[0], []).append(rest)
-        return Entered(self._packed(inside), exits, by_first, max(map(len, exits), default=0))
+        return Entered(inside, exits, self._rows)
 
     def _starting(self, prefix: bytes, bytes_next: dict[int, int]) -> Iterator[tuple[int, bytes]]:
         """Tokens that go on after `prefix` with one of these bytes, and how they go on."""
@@ -223,13 +219,3 @@ class Lexicon:
             return low, len(self._order)
         above = trimmed[:-1] + bytes((trimmed[-1] + 1,))
         return low, bisect_left(self._order, above, low)
-
-    def _packed(self, ids: list[int]) -> Mask:
-        made = self._empty.copy()
-        if len(ids) > 64:
-            bits = np.zeros(8 * len(made), dtype=np.bool_)
-            bits[ids] = True
-            return np.packbits(bits, bitorder="little")
-        for i in ids:
-            made[i >> 3] |= 1 << (i & 7)
-        return made

@@ -11,7 +11,8 @@ from torch import Tensor
 from m1runtime.errors import BudgetError
 from m1runtime.grammar.guided import Program
 from m1runtime.grammar.inside import Inside
-from m1runtime.grammar.table import Table, Tabled
+from m1runtime.grammar.table import Table
+from m1runtime.grammar.tabled import Tabled
 from m1runtime.grammar.vocabulary import Vocabulary
 
 AnyState = TypeVar("AnyState", "Thinking", "Opening")
@@ -221,12 +222,13 @@ class Constraint:
     the tokens that are left.
     """
 
-    __slots__ = ("_answer", "_remaining", "_state", "_vocabulary")
+    __slots__ = ("_answer", "_remaining", "_row", "_state", "_vocabulary")
 
     def __init__(self, vocabulary: Vocabulary, state: State, remaining: int, answer: State | None = None) -> None:
         """`answer`: the same place in a text that may only be an answer, where calls may come instead."""
         self._vocabulary, self._state, self._remaining = vocabulary, state, remaining
         self._answer = answer
+        self._row: Tensor | None = None
         if state.min_tokens > remaining and self.min_tokens > remaining:
             raise BudgetError(remaining, self.min_tokens)
 
@@ -235,12 +237,18 @@ class Constraint:
 
         It may be shared: not to be changed.
         """
-        state = self._state
-        if isinstance(state, Tabled):
-            return state.mask(self._remaining)
-        if self._known >= self._remaining:
-            self._state = state.refined()
-        return self._state.mask(self._remaining)
+        row = self._row
+        if row is None:
+            self.prepare()
+            row = self._row
+        return row
+
+    def prepare(self) -> None:
+        """Finds the next mask and holds it for `mask`: for the time in which the model computes. Cheap when done."""
+        if self._row is None:
+            if not isinstance(self._state, Tabled) and self._known >= self._remaining:
+                self._state = self._state.refined()
+            self._row = self._state.mask(self._remaining)
 
     def answering(self, mask: Tensor) -> Tensor | None:
         """Those tokens of the present mask that an answer may go on with; None where calls are no longer open beside
@@ -273,6 +281,7 @@ class Constraint:
         if after is None:
             return False
         self._state, self._remaining = after, remaining
+        self._row = after.row if isinstance(after, Tabled) else None
         if self._answer is not None:
             self._answer = self._answer.accept(token, remaining)
         return True
@@ -283,7 +292,7 @@ class Constraint:
         if step is None:
             return []
         tokens, self._state = step
-        self._answer = None
+        self._answer = self._row = None
         self._remaining = remaining - len(tokens)
         return list(tokens)
 
@@ -295,8 +304,10 @@ class Constraint:
     @property
     def min_tokens(self) -> int:
         """Tokens of the shortest completion from here, eos included; 0 in free text."""
-        self._state = self._state.refined()
-        return self._state.min_tokens
+        state = self._state.refined()
+        if state is not self._state:
+            self._state, self._row = state, None
+        return state.min_tokens
 
     @property
     def _known(self) -> int:

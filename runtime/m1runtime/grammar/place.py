@@ -226,8 +226,24 @@ class Word(Place):
         return bytes(sorted(bytes_next.union(self.words.afters[self.low].allowed if self.whole else ())))
 
     @property
+    def fixed(self) -> tuple[bytes, Place] | None:
+        if self.whole:
+            return super().fixed
+        first, last = self.words.texts[self.low], self.words.texts[self.high - 1]
+        shared = next(at for at in range(self.depth, len(last)) if first[at : at + 1] != last[at : at + 1])
+        if shared == self.depth:
+            return None
+        return first[self.depth : shared], self._places.word(self.words, self.low, self.high, shared)
+
+    @property
     def nearest(self) -> tuple[bytes, Place]:
         return min(self._ways(self.words.quick or self.words.closing), key=lambda way: len(way[0]))
+
+    @property
+    def rests(self) -> list[tuple[bytes, Place]]:
+        """What is still to be written of each text, and what follows it."""
+        words, depth = self.words, self.depth
+        return [(words.texts[i][depth:], words.afters[i]) for i in range(self.low, self.high)]
 
     def closers(self) -> list[tuple[bytes, Place]]:
         return self._ways(self.words.closing)

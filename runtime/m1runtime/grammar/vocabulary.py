@@ -9,8 +9,10 @@ from functools import cache
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from llguidance import LLTokenizer, TokenizerWrapper
+from numpy.typing import NDArray
 from torch import Tensor
 
 from m1runtime.errors import SchemaError
@@ -75,6 +77,8 @@ class Vocabulary:
     _beginnings: dict[bytes, Tensor] = field(default_factory=dict[bytes, Tensor])
     _beyond: dict[bytes, Beyond] = field(default_factory=dict[bytes, "Beyond"])
     _in_order: list[bytes] = field(default_factory=list[bytes])
+    _only: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    _bits: dict[int, NDArray[np.int32]] = field(default_factory=dict[int, "NDArray[np.int32]"])
 
     def bytes_of(self, token: int) -> bytes:
         """Bytes of `token`; empty for ids beyond the known tokens."""
@@ -137,10 +141,31 @@ class Vocabulary:
 
     def mask_of(self, ids: Sequence[int]) -> Tensor:
         """int32 [words] that allows exactly `ids`."""
-        mask = torch.zeros(self.words, dtype=torch.int32)
+        mask = bytearray(4 * self.words)
         for i in ids:
-            mask[i // 32] |= _BITS[i % 32]
-        return mask
+            mask[i >> 3] |= 1 << (i & 7)
+        return torch.frombuffer(mask, dtype=torch.int32)
+
+    def only(self, token: int) -> Tensor:
+        """int32 [words] that allows one token; not to be changed.
+
+        The rows of all tokens are windows on 32 rows of zeros around one bit: none of them needs memory of its own.
+        """
+        found = self._only.get(token)
+        if found is None:
+            if len(self._only) > 10_000:
+                self._only.clear()
+            start = self.words - 1 - (token >> 5)
+            window = self._around(token & 31)[start : start + self.words]
+            found = self._only[token] = torch.frombuffer(window, dtype=torch.int32)
+        return found
+
+    def _around(self, bit: int) -> NDArray[np.int32]:
+        found = self._bits.get(bit)
+        if found is None:
+            found = self._bits[bit] = np.zeros(2 * self.words - 1, dtype=np.int32)
+            found[self.words - 1] = _BITS[bit]
+        return found
 
 
 _BITS = [1 << i if i < 31 else -(1 << 31) for i in range(32)]
