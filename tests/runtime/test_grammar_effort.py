@@ -62,7 +62,9 @@ def test_an_effort_ends_when_its_clock_says_so() -> None:
 
 def test_patterns_without_a_text_cost_no_more_for_being_many() -> None:
     schemas = [
-        required({f"p{i}": {"type": "string", "pattern": rf"x{{300}}y{i}$"} for i in range(n)} | {"n": {"type": "integer"}})
+        required(
+            {f"p{i}": {"type": "string", "pattern": rf"x{{300}}y{i}$"} for i in range(n)} | {"n": {"type": "integer"}}
+        )
         for n in (3, 60)
     ]
     (few, _), (many, looks) = (compiled(schema) for schema in schemas)

@@ -23,6 +23,7 @@ from m1agent.events import (
     StepStarted,
     TextDelta,
     ThinkingDelta,
+    TokensScored,
     ToolFinished,
     ToolProgress,
     ToolStarted,
@@ -143,7 +144,7 @@ async def events_match_exhaustively(agent: Agent[None, str]) -> None:
                 assert_type((call, result, seconds), tuple[ToolCall, ToolResult, float])
             case ApprovalNeeded(calls):
                 assert_type(calls, tuple[ToolCall, ...])
-            case StepStarted() | StepFinished() | ReplyFinished() | Compacted() | HandedOff():
+            case StepStarted() | StepFinished() | ReplyFinished() | TokensScored() | Compacted() | HandedOff():
                 pass
             case RunFinished(result):
                 assert_type(result, RunResult[Any])
