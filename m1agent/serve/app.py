@@ -27,6 +27,7 @@ from m1agent.serve.delivery import EventStream, send_json, send_refused, while_c
 from m1agent.serve.describe import description
 from m1agent.serve.guard import Guard, log_failure
 from m1agent.serve.metrics import Metrics
+from m1agent.serve.page import page
 from m1agent.serve.pool import ThreadPool
 from m1agent.serve.prepared import Preparing
 from m1agent.serve.reading import read_chat
@@ -57,10 +58,12 @@ class App:
         self._metrics.watch("waiting", "Requests that wait for their turn.", lambda: self._gate.waiting)
         self._metrics.watch("sessions", "Conversations kept for requests to come.", lambda: len(self._pool))
         self._description = description(self._name)
+        self._html = page()
         router = Router(
             [
+                Route("/", self._chat_page),
                 Route("/health", self._health),
-                Route("/metrics", self._page),
+                Route("/metrics", self._counted),
                 Route("/openapi.json", self._described),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{id:path}", self._one_model),
@@ -84,7 +87,10 @@ class App:
     async def _health(self, _: Request) -> Response:
         return _json(Health(status="ok", model=self._name, running=self._gate.running, waiting=self._gate.waiting))
 
-    async def _page(self, _: Request) -> Response:
+    async def _chat_page(self, _: Request) -> Response:
+        return self._html
+
+    async def _counted(self, _: Request) -> Response:
         return Response(self._metrics.page(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
     async def _described(self, _: Request) -> Response:

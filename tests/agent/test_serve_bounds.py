@@ -104,7 +104,7 @@ def test_only_those_with_a_key_may_ask(serving: Serving) -> None:
             assert answer.status_code == 401, (headers, path)
             assert answer.json()["error"]["code"] == "invalid_api_key"
             assert answer.headers["www-authenticate"] == "Bearer" and SECRET not in answer.text
-    for path in ("/health", "/openapi.json"):
+    for path in ("/", "/health", "/openapi.json"):
         assert httpx2.get(served.url + path).status_code == 200
 
 
@@ -133,6 +133,13 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path: Path) -> None:
         read_keys(tmp_path / "none", {})
     with pytest.raises(ServeError, match="printable ASCII"):
         read_keys(None, {"M1AGENT_API_KEY": "a b"})
+
+
+def test_the_page_runs_its_own_script_alone(serving: Serving) -> None:
+    answer = serving(ScriptedModel([])).client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert answer.headers["content-type"].startswith("text/html") and "<script>" in answer.text
+    assert policy.startswith("default-src 'none'; script-src 'sha256-") and "connect-src 'self'" in policy
 
 
 def test_another_sites_name_for_this_machine_is_refused(serving: Serving) -> None:
