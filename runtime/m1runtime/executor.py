@@ -103,7 +103,7 @@ class Executor:
         self.counters = Counters()
         self._no_state = self.states.states[:, 0]  # what a model without lightning layers exports
         self._lock = threading.RLock()
-        self._depth = 0
+        self._inside = False  # of `_alone`, in the thread that has the lock
         self._leaving: deque[SequenceState] = deque()
 
     # Sequences
@@ -306,14 +306,18 @@ class Executor:
 
     @contextmanager
     def _alone(self) -> Generator[None]:
-        with self._lock, torch.inference_mode():
-            self._depth += 1
-            try:
+        with self._lock:
+            if self._inside:
                 yield
-                while self._depth == 1 and self._leaving:
-                    self._leave(self._leaving.popleft())
+                return
+            self._inside = True
+            try:
+                with torch.inference_mode():
+                    yield
+                    while self._leaving:
+                        self._leave(self._leaving.popleft())
             finally:
-                self._depth -= 1
+                self._inside = False
 
     def _leave(self, sequence: SequenceState) -> None:
         if sequence not in self.live:

@@ -18,6 +18,7 @@ from m1runtime.config import ModelConfig
 from m1runtime.errors import MemoryPlanError
 from m1runtime.layout import parameters
 from m1runtime.quantize import SCHEMES, parameter_bytes, quantization
+from m1runtime.ring import ROWS as RING
 from m1runtime.shards import check_size, share, tensor_parallel_sizes
 
 CARDS = {"80 GB": 80 * 10**9, "96 GB": 96 * 10**9, "141 GB": 141 * 10**9}
@@ -52,6 +53,7 @@ class MemoryPlan:
     weights: dict[str, int]  # by how they are stored
     kv_per_token: int
     state_per_session: int
+    ring_per_session: int  # what its last tokens are taken back with, an older state included
     working: int  # activations of one chunk
     available: int
     device: str
@@ -66,7 +68,7 @@ class MemoryPlan:
     @property
     def per_session(self) -> int:
         """One lightning state and the KV of the whole context, in bytes."""
-        return self.state_per_session + self.wish.context * self.kv_per_token
+        return self.state_per_session + self.ring_per_session + self.wish.context * self.kv_per_token
 
     @property
     def fits(self) -> bool:
@@ -81,7 +83,7 @@ class MemoryPlan:
     @property
     def longest_context(self) -> int:
         """Tokens that each of this many sessions could have, up to the model's own limit."""
-        room = (self.available - self._fixed) // self.wish.sessions - self.state_per_session
+        room = (self.available - self._fixed) // self.wish.sessions - self.state_per_session - self.ring_per_session
         return min(max(0, room) // max(1, self.kv_per_token), self.context_limit)
 
     @property
@@ -123,6 +125,7 @@ class MemoryPlan:
         rows += [
             (f"activations of {w.chunk:,} tokens", self.working),
             ("lightning state, a session", self.state_per_session),
+            ("ring of its last tokens", self.ring_per_session),
             ("KV, a token", self.kv_per_token),
             (f"{w.sessions} x state and KV of {w.context:,} tokens", w.sessions * self.per_session),
             ("total", self.total),
@@ -139,6 +142,7 @@ _FIGURES = (
     "weights",
     "kv_per_token",
     "state_per_session",
+    "ring_per_session",
     "working",
     "total",
     "available",
@@ -174,12 +178,14 @@ def _plan(config: ModelConfig, wish: Wish, device: str, available: int) -> Memor
             weights[kind] = weights.get(kind, 0) + count
     if own.tie_word_embeddings and wish.dtype != torch.float32:
         weights["float32"] += own.vocab_size * own.hidden_size * 4  # the head's product is fp32
+    state, size = len(own.lightning_layers) * own.num_attention_heads * own.head_dim**2 * 4, wish.dtype.itemsize
     return MemoryPlan(
         wish=wish,
         parameters=sum(math.prod(parameter.shape) for parameter in parameters(config).values()),
         weights=weights,
         kv_per_token=2 * len(own.softmax_layers) * own.num_key_value_heads * own.head_dim * wish.dtype.itemsize,
-        state_per_session=len(own.lightning_layers) * own.num_attention_heads * own.head_dim**2 * 4,
+        state_per_session=state,
+        ring_per_session=state + RING * (2 * len(own.lightning_layers) * own.inner_size + own.hidden_size) * size,
         working=min(wish.chunk, wish.context) * _bytes_per_token(own, wish.dtype.itemsize),
         available=available,
         device=device,

@@ -38,7 +38,9 @@ def test_m1_is_the_arithmetic_of_its_config(shared_m1: Path) -> None:
         assert (gib(plan.kv_per_token), gib(plan.state_per_session)) == ("40.00 KiB", "280.00 MiB")
         full = 200064 * 6144 + 80 * 32 * 6144 + 160 * 6144 + 70 * 8192 + 6144
         assert plan.weights == {"bfloat16": 2 * (456_089_655_296 - full), "float32": 4 * full}
-        assert plan.total == sum(plan.weights.values()) + plan.working + plan.state_per_session + 40 * 2**30
+        assert plan.ring_per_session == 280 * 2**20 + 96 * (70 * 2 * 8192 + 6144) * 2
+        assert plan.total == sum(plan.weights.values()) + plan.working + plan.per_session
+        assert plan.per_session == plan.state_per_session + plan.ring_per_session + 40 * 2**30
 
 
 @pytest.mark.parametrize(("scheme", "gigabytes"), [("int8-experts", 477.3), ("int8", 458.6), ("int4", 238.8)])

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from m1runtime import CacheFullError, Engine, SamplingParams, Session
+from m1runtime import CacheFullError, Engine, ModelConfig, SamplingParams, Session
+from m1runtime.memory import Wish, plan_memory
 
 GREEDY = SamplingParams(max_new_tokens=6, temperature=0)
 PROMPT = [n * 7 % 90 for n in range(200)]
@@ -120,3 +122,9 @@ def test_commits_outlast_other_boundaries(tiny_folder: Path, sizes: tuple[int, i
         session.append([7])
         assert follows(session, engine)
         assert engine.stats().tokens_recomputed == {}
+
+
+def test_the_plan_counts_what_a_session_takes(tiny_folder: Path, sizes: tuple[int, int]) -> None:
+    wish = Wish(torch.float32, context=1024)
+    plan = plan_memory(ModelConfig.from_file(tiny_folder), wish, device="cpu", available=2**30)
+    assert (plan.state_per_session + plan.ring_per_session, 64 * plan.kv_per_token) == sizes
