@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from m1runtime.config import ModelConfig
-from m1runtime.ring import Ring
+from m1runtime.ring import Ring, bytes_without
 
 
 class StatePool:
@@ -47,7 +47,7 @@ class StatePool:
     @property
     def bytes_per_state(self) -> int:
         """Bytes of one set of lightning states."""
-        return self.states[:, 0].numel() * self.states.element_size()
+        return bytes_without(self.states, 1)
 
     @property
     def bytes_per_slot(self) -> int:
@@ -127,7 +127,7 @@ class PagePool:
     @property
     def bytes_per_page(self) -> int:
         """Bytes of one page over all softmax layers."""
-        return self.kv[:, :, 0].numel() * self.kv.element_size()
+        return bytes_without(self.kv, 2)
 
     def pages(self, length: int) -> int:
         """Pages of so many positions."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from m1kernels.quant import Weight, empty_quantized
 from m1runtime.config import ModelConfig
 from m1runtime.errors import CheckpointError
-from m1runtime.headers import SINGLE, TensorHeader, checkpoint_headers, read_tensors, shorten, write_tensors
+from m1runtime.headers import SINGLE, TensorHeader, checkpoint_headers, read_parts, shorten, write_tensors
 from m1runtime.layout import (
     HEAD,
     Parameter,
@@ -27,6 +27,7 @@ from m1runtime.layout import (
     placements,
 )
 from m1runtime.quantize import Quantization
+from m1runtime.shards import share, sources
 
 __all__ = ["expected_tensors", "hub_tensors", "load", "place", "save_checkpoint"]
 
@@ -42,12 +43,14 @@ def load(
     device: torch.device | str = "cpu",
     quantization: Quantization | None = None,
     progress: bool | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> dict[str, Weight]:
     """The runtime's parameters (`layout.parameters`) from a single safetensors file or a sharded index.
 
     Hub names and the transformers-native fused expert names are read alike. Tensors are read, and quantised, one after
     another, so that no more than one is held besides the result. `progress`: a bar on stderr; None shows it on a
-    terminal only.
+    terminal only. Of `size` ranks that compute a model together, `rank` gets and reads its share alone (`shards.py`).
     Raises CheckpointError for truncated files, missing shards and missing, unknown or misshapen tensors.
     """
     folder = Path(folder)
@@ -56,15 +59,19 @@ def load(
         raise CheckpointError(f"{folder}: no weights; expected {SINGLE} or {SINGLE}.index.json")
     placed = match_tensors(config, headers)
     device = torch.device(device)
-    loaded = {name: _empty(p, dtype, device, quantization) for name, p in parameters(config).items()}
+    own_config = share(config, size)
+    own = placements(own_config) | fused_placements(own_config)
+    loaded = {name: _empty(p, dtype, device, quantization) for name, p in parameters(own_config).items()}
     by_file: dict[Path, list[str]] = {}
     for name in placed:
         by_file.setdefault(headers[name].file, []).append(name)
     shown = sys.stderr.isatty() if progress is None else progress
     with tqdm(total=len(placed), desc="weights", unit="tensor", file=sys.stderr, disable=not shown) as bar:
         for file, names in by_file.items():
-            for name, tensor in read_tensors(file, names):
-                place(loaded[placed[name].parameter][placed[name].where], tensor)
+            wanted = {name: sources(name, placed[name].shape, own[name].shape, rank, size) for name in names}
+            for name, found in read_parts(file, wanted):
+                tensor = found[0] if len(found) == 1 else torch.cat(found, dim=1)
+                place(loaded[own[name].parameter][own[name].where], _padded(tensor, own[name].shape))
                 bar.update()
     return loaded
 
@@ -125,6 +132,11 @@ def place(target: Weight, tensor: Tensor) -> None:
     else:
         for i, expert in enumerate(tensor):  # one at a time: quantising needs fp32 copies
             place(target[i], expert)
+
+
+def _padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The last ranks' tokens may be fewer than the others'; theirs are rows of zero."""
+    return tensor if tensor.shape == shape else torch.cat([tensor, tensor.new_zeros(shape[0] - len(tensor), shape[1])])
 
 
 def _empty(parameter: Parameter, dtype: torch.dtype, device: torch.device, scheme: Quantization | None) -> Weight:

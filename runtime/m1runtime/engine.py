@@ -23,6 +23,7 @@ from m1runtime.executor import Executor, Progress
 from m1runtime.generation import Chunk, Completion, Generation
 from m1runtime.memory import Wish, available_bytes, plan_memory
 from m1runtime.model import Model
+from m1runtime.parallel import Spec, lead
 from m1runtime.requests import Reply, alast, last
 from m1runtime.rules import Rules
 from m1runtime.sampling import SamplingParams
@@ -80,6 +81,7 @@ class Engine:
             chunk=prefill_chunk,
             cache_memory=cache_memory,
         )
+        model.adopt(self._executor.states, self._executor.pages)
         if cold is not None:
             self._executor.store.cold = ColdTier(
                 Path(cold), model=model.fingerprint, limit=cold_bytes, dtype=cold_dtype
@@ -95,6 +97,7 @@ class Engine:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         quantization: str | None = None,
+        tensor_parallel: int = 1,
         threads: int | None = None,
         progress: bool | None = None,
         memory_limit: int | None = None,
@@ -111,13 +114,15 @@ class Engine:
 
         device: CUDA when there is one. dtype: of the large matrices; float32 on a CPU, bfloat16 on CUDA unless given.
         quantization: int8, int4, int8-experts or int4-experts: what the large matrices are kept in (`quantize.py`).
+        tensor_parallel: ranks that compute the model together, a process and device each. This is rank 0 and starts
+        the others; under torchrun all call this, and all but rank 0 serve here until it closes its engine.
         threads: of a forward pass on a CPU, that alone; None chooses (`threads.py`).
         progress: print the memory plan and a bar; None does so on a terminal.
         cache_memory: bytes that sessions and the prefix tree may take; None is a share of what the weights leave.
         cold: a folder for what the prefix tree gives up and `save()` writes; the next engine finds it there. It takes
         cold_bytes at most. cold_dtype: "int8" stores states in a quarter, and what goes on from them is not exact.
         memory_limit: bytes, instead of what the machine says. A folder without tokenizer.json serves token ids.
-        Raises ConfigError, CheckpointError, TokenizerError, and MemoryPlanError before reading a weight.
+        Raises ConfigError, CheckpointError, TokenizerError, ParallelError, and MemoryPlanError before reading a weight.
         """
         folder = _resolve(path_or_name)
         config = ModelConfig.from_file(folder)
@@ -126,16 +131,24 @@ class Engine:
         has_text = (folder / "tokenizer.json").exists()
         tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
         context = min(4096, config.max_position_embeddings)
-        wish = Wish(dtype, context=context, quantization=quantization, chunk=prefill_chunk)
+        wish = Wish(dtype, context=context, quantization=quantization, devices=tensor_parallel, chunk=prefill_chunk)
         available = available_bytes(device) if memory_limit is None else memory_limit
+        if device.type == "cpu":
+            available //= tensor_parallel  # its ranks share it
         plan = plan_memory(config, wish, device=str(device), available=available)
         log.info("%s", plan)
         if progress or (progress is None and sys.stderr.isatty()):
             print(plan, file=sys.stderr)
         plan.check()
-        scheme = quantize.quantization(quantization)
-        weights = load(folder, config, dtype=dtype, device=device, quantization=scheme, progress=progress)
-        model = Model(config, weights, threads=threads)
+        if tensor_parallel > 1:
+            spec = Spec(
+                str(folder), tensor_parallel, device.type, str(dtype).removeprefix("torch."), quantization, threads
+            )
+            model: Model = lead(spec, progress=progress)
+        else:
+            scheme = quantize.quantization(quantization)
+            weights = load(folder, config, dtype=dtype, device=device, quantization=scheme, progress=progress)
+            model = Model(config, weights, threads=threads)
         if cache_memory is None:
             cache_memory = plan.cache_memory
         return cls(
@@ -235,8 +248,9 @@ class Engine:
         self._executor.clear()
 
     def close(self) -> None:
-        """Ends what is under way (its callers get ClosedError) and the engine's thread. Closing twice is fine."""
+        """Ends what is under way (its callers get ClosedError), the engine's thread, and other ranks. Twice is fine."""
         self._scheduler.close()
+        self._executor.model.close()
 
     def __enter__(self) -> Self:
         return self

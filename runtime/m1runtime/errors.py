@@ -14,6 +14,7 @@
     ├── GenerationError    a grammar left no token to choose from
     ├── SessionError       a session used out of its bounds
     │   └── SessionFileError   a saved session that is truncated or of another model
+    ├── ParallelError      a rank of a model on several devices is gone or does not answer
     └── ClosedError        a session or engine used after close()
 """
 
@@ -80,6 +81,10 @@ class SessionError(M1RuntimeError):
 
 class SessionFileError(SessionError):
     """A saved session is truncated, damaged, or belongs to another model."""
+
+
+class ParallelError(M1RuntimeError):
+    """A rank of a model on several devices could not start, ended, or does not answer; the engine is of no use then."""
 
 
 class ClosedError(M1RuntimeError):

@@ -96,9 +96,7 @@ class Executor:
         self.model = model
         self.device = device
         self.chunk = chunk
-        self.store = Store(
-            model.config, slopes=model.slopes, device=device, dtype=dtype, page_size=page_size, limit=cache_memory
-        )
+        self.store = Store(model, device=device, dtype=dtype, page_size=page_size, limit=cache_memory)
         self.states, self.pages, self.live = self.store.states, self.store.pages, self.store.live
         self.counters = Counters()
         self._no_state = self.states.states[:, 0]  # what a model without lightning layers exports

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ from m1runtime.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+Part = tuple[slice, ...]
 _LENGTH = 8
 _LARGEST_HEADER = 100_000_000
 
@@ -109,13 +110,27 @@ def checkpoint_headers(folder: Path) -> dict[str, TensorHeader]:
 
 def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     """The named tensors of a file, on the CPU, one at a time. Raises CheckpointError for a damaged file."""
-    try:
-        reader: Any = safetensors.safe_open(str(path), framework="pt", device="cpu")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); download it again") from None
-    with reader as file:
+    with _open(path) as file:
         for name in names:
             yield name, file.get_tensor(name)
+
+
+def read_parts(path: Path, wanted: Mapping[str, Sequence[Part]]) -> Iterator[tuple[str, list[Tensor]]]:
+    """Parts of tensors, each an index of slices, on the CPU, one tensor at a time; nothing else of a tensor is read.
+
+    Raises CheckpointError for a damaged file.
+    """
+    with _open(path) as file:
+        for name, parts in wanted.items():
+            reader = file.get_slice(name)
+            yield name, [reader[part] for part in parts]
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safetensors.safe_open(str(path), framework="pt", device="cpu")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); download it again") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

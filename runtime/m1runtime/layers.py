@@ -19,6 +19,7 @@ from m1kernels.norm import rms_norm_gate
 from m1kernels.quant import Weight, linear, linears, plain
 from m1kernels.rotary import Rotation
 from m1runtime.config import ModelConfig
+from m1runtime.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,17 @@ def _run(slots: Tensor) -> slice | None:
 class LightningAttention:
     """Linear attention with one decay a head, an RMS norm over all heads' channels, and an output gate."""
 
-    def __init__(self, config: ModelConfig, layer: int, weights: Mapping[str, Weight], base: str) -> None:
+    def __init__(
+        self, config: ModelConfig, layer: int, weights: Mapping[str, Weight], base: str, ranks: Ranks = ALONE
+    ) -> None:
         self.qkv = weights[f"{base}.qkv"]  # [3AD, H], head by head q, k, v
         self.gate = weights[f"{base}.output_gate"]  # [AD, H]
         self.norm = plain(weights[f"{base}.norm"])  # [AD]
         self.out = weights[f"{base}.out"]  # [H, AD]
-        self.slopes = decay_slopes(config.num_attention_heads, layer, config.num_hidden_layers).to(self.norm.device)
+        self.heads, self.eps, self.ranks = config.num_attention_heads, config.inner_norm_eps, ranks
+        slopes = decay_slopes(self.heads * ranks.size, layer, config.num_hidden_layers)
+        self.slopes = slopes[self.heads * ranks.rank :][: self.heads].to(self.norm.device)
         self.fading = state_fading(self.slopes, 1)
-        self.heads, self.eps = config.num_attention_heads, config.inner_norm_eps
 
     def __call__(self, n: Tensor, batch: Batch, states: Tensor, ring: Tensor) -> tuple[Tensor, Tensor | None]:
         """n [T, H], states [slots, A, D, D] and ring [slots, rows, A, 2, D] updated in place → output [T, H] and the
@@ -93,14 +97,22 @@ class LightningAttention:
             run = lightning_prefill(q, k, v, self.slopes, batch.bounds, states[batch.slots], export=batch.export)
             states[batch.slots] = run.state
             o, exported = run.o, run.exported
-        o = rms_norm_gate(o.flatten(1), self.norm, gate, self.eps)
-        return linear(o.to(n.dtype), self.out), exported
+        o = o.flatten(1)
+        o = rms_norm_gate(o, self.norm, gate, self.eps, self._mean_square(o))
+        return self.ranks.sum(linear(o.to(n.dtype), self.out)), exported
+
+    def _mean_square(self, o: Tensor) -> Tensor | None:
+        """Of the channels of all ranks' heads, [T, 1]; None where these are all."""
+        if self.ranks.size == 1:
+            return None
+        return self.ranks.sum(o.square().sum(-1, keepdim=True)) / (o.shape[-1] * self.ranks.size)
 
 
 class SoftmaxAttention:
     """Causal grouped-query attention over pages, with rotary position on the first dims of each head."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], base: str) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], base: str, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.qkv = weights[f"{base}.qkv"]  # [(A+2K)D, H]
         self.out = weights[f"{base}.out"]  # [H, AD]
         self.heads, self.kv_heads, self.dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -113,13 +125,14 @@ class SoftmaxAttention:
         kv[0].flatten(0, 1).index_copy_(0, batch.kv_rows, turned[:, a:])
         kv[1].flatten(0, 1).index_copy_(0, batch.kv_rows, qkv[:, a + k :])
         o = paged_attention(turned[:, :a], kv[0], kv[1], batch.page_tables, batch.bounds, batch.lengths)
-        return linear(o.flatten(1), self.out)
+        return self.ranks.sum(linear(o.flatten(1), self.out))
 
 
 class Experts:
     """Top-k routed SwiGLU experts, or one dense SwiGLU MLP, and an optional shared expert mixed in by a sigmoid."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], base: str) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], base: str, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.w13, self.w2 = weights[f"{base}.moe.w13"], weights[f"{base}.moe.w2"]  # [E, 2F, H], [E, H, F]
         self.gate = plain(weights[f"{base}.moe.gate"]) if config.num_local_experts > 1 else None  # [E, H] fp32
         self.top_k = config.num_experts_per_tok
@@ -137,9 +150,9 @@ class Experts:
         else:
             routed = grouped_experts(n, self.w13, self.w2, *route(n, self.gate, self.top_k))
         if self.shared is None or self.coefficient is None:
-            return routed
+            return self.ranks.sum(routed)
         c = torch.sigmoid(F.linear(n.float(), self.coefficient))
-        return (routed * (1 - c) + swiglu(n, *self.shared) * c).to(n.dtype)
+        return self.ranks.sum((routed * (1 - c) + swiglu(n, *self.shared) * c).to(n.dtype))
 
 
 def swiglu(n: Tensor, w13: Weight, w2: Weight) -> Tensor:

@@ -26,8 +26,13 @@ from m1runtime.cache import PagePool, StatePool
 from m1runtime.config import LIGHTNING, ModelConfig
 from m1runtime.errors import ConfigError
 from m1runtime.layers import Batch, Experts, LightningAttention, SoftmaxAttention
-from m1runtime.layout import EMBED, HEAD, NORM
+from m1runtime.layout import EMBED, HEAD, NORM, parameters
+from m1runtime.ranks import ALONE, Ranks
+from m1runtime.shards import share
 from m1runtime.threads import choose, limited
+
+STATE, KV = 1, 3
+"""Where heads are in states [layers, A, D, D], and in keys and values [layers, 2, length, K, D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +46,15 @@ class Output:
 class Layer:
     """One attention of either kind and one set of experts, each behind its norm and residual."""
 
-    def __init__(self, config: ModelConfig, index: int, weights: Mapping[str, Weight]) -> None:
+    def __init__(self, config: ModelConfig, index: int, weights: Mapping[str, Weight], ranks: Ranks) -> None:
         base = f"model.layers.{index}"
         self.lightning = config.attn_types[index] == LIGHTNING
         self.attention = (
-            LightningAttention(config, index, weights, f"{base}.self_attn")
+            LightningAttention(config, index, weights, f"{base}.self_attn", ranks)
             if self.lightning
-            else SoftmaxAttention(config, weights, f"{base}.self_attn")
+            else SoftmaxAttention(config, weights, f"{base}.self_attn", ranks)
         )
-        self.experts = Experts(config, weights, base)
+        self.experts = Experts(config, weights, base, ranks)
         self.input_norm = plain(weights[f"{base}.input_layernorm.weight"])
         self.post_norm = plain(weights[f"{base}.post_attention_layernorm.weight"])
         self.alpha = config.lightning_alpha if self.lightning else config.softmax_alpha
@@ -59,18 +64,29 @@ class Layer:
 class Model:
     """Weights and the forward pass; what sequences remember lives in the pools it is given.
 
-    threads: of a pass on a CPU (`threads.py`). Raises ConfigError when it is less than 1.
+    threads: of a pass on a CPU (`threads.py`). Raises ConfigError when it is less than 1. Of several ranks this is
+    one's share: `weights` are the rank's own, and every rank must call alike.
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Weight],
+        *,
+        threads: int | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, found {threads}; None chooses")
-        self.config = config
+        self.whole_config = config
+        self.config = share(config, ranks.size)
+        self.ranks = ranks
         self.embed = plain(weights[EMBED])
         self.norm = plain(weights[NORM])
         self.head = self.embed.float() if config.tie_word_embeddings else plain(weights[HEAD])
-        self.layers = [Layer(config, index, weights) for index in range(config.num_hidden_layers)]
-        self.unused = unused_rows(self.embed, self.head)
+        self.layers = [Layer(self.config, index, weights, ranks) for index in range(config.num_hidden_layers)]
+        unused = self._all_tokens(unused_rows(self.embed, self.head).to(torch.uint8)).bool()
+        self.unused = unused if bool(unused.any()) else None
         self._weights = dict(weights)
         self.threads = (choose(self._matrix_bytes) if threads is None else threads) if self.embed.is_cpu else None
 
@@ -94,10 +110,13 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the config, the dtypes and the first row of every weight, hex: what a saved session belongs to."""
-        digest = hashlib.sha256(self.config.digest().encode())
+        digest = hashlib.sha256(self.whole_config.digest().encode())
+        own, whole = parameters(self.config), parameters(self.whole_config)
         for name, weight in sorted(self._weights.items()):
             for tensor in parts(weight):
-                row = tensor[(0,) * (tensor.dim() - 1)].float().cpu().contiguous()
+                row = tensor[(0,) * (tensor.dim() - 1)].float()
+                row = row if own[name].shape[-1] == whole[name].shape[-1] else self.ranks.join(row)
+                row = row.cpu().contiguous()
                 digest.update(f"{name} {tensor.dtype}".encode() + row.numpy().tobytes())
         return digest.hexdigest()
 
@@ -109,7 +128,7 @@ class Model:
 
     def _forward(self, batch: Batch, states: StatePool, pages: PagePool) -> Output:
         c = self.config
-        h = self.embed[batch.ids]
+        h = self._embedded(batch.ids)
         exported: list[Tensor] = []
         turn = Rotation.at(batch.positions, c.rotary_dim, c.rope_theta)
         lightning = softmax = 0
@@ -132,8 +151,33 @@ class Model:
 
     def logits(self, h: Tensor) -> Tensor:
         """h [rows, H] → [rows, V] fp32; tokens without a trained row are -inf."""
-        logits = linear(rms_norm(h.float(), self.norm, self.config.rms_norm_eps), self.head)
+        logits = self._all_tokens(linear(rms_norm(h.float(), self.norm, self.config.rms_norm_eps), self.head))
         return logits if self.unused is None else logits.masked_fill(self.unused, float("-inf"))
+
+    def whole(self, x: Tensor, dim: int) -> Tensor:
+        """A state (dim STATE) or keys and values (dim KV) with the heads of all ranks."""
+        return x
+
+    def share(self, x: Tensor, dim: int) -> Tensor:
+        """The inverse of `whole`: each rank takes its own heads."""
+        return x
+
+    def adopt(self, states: StatePool, pages: PagePool) -> None:
+        """Takes the pools that passes will be given."""
+
+    def close(self) -> None:
+        """Ends the other ranks, where there are any."""
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        if self.ranks.size == 1:
+            return self.embed[ids]
+        own = ids - self.ranks.rank * len(self.embed)
+        others = (own < 0) | (own >= len(self.embed))
+        return self.ranks.sum(self.embed[own.masked_fill(others, 0)].masked_fill(others[:, None], 0))
+
+    def _all_tokens(self, x: Tensor) -> Tensor:
+        """[..., V] of every rank's tokens [..., V/size]; the last ranks' may be padded."""
+        return self.ranks.join(x)[..., : self.whole_config.vocab_size]
 
 
 def residual(skip: Tensor, branch: Tensor, alpha: float, beta: float) -> Tensor:
@@ -141,7 +185,6 @@ def residual(skip: Tensor, branch: Tensor, alpha: float, beta: float) -> Tensor:
     return torch.add(branch if beta == 1 else branch * beta, skip, alpha=alpha)
 
 
-def unused_rows(embed: Tensor, head: Tensor) -> Tensor | None:
-    """Tokens whose embedding or head row is all zero, [V] bool: their logit 0 would beat negative ones. None: none."""
-    unused = (embed == 0).all(dim=1) | (head == 0).all(dim=1)
-    return unused if bool(unused.any()) else None
+def unused_rows(embed: Tensor, head: Tensor) -> Tensor:
+    """Tokens whose embedding or head row is all zero, [V] bool: their logit 0 would beat negative ones."""
+    return (embed == 0).all(dim=1) | (head == 0).all(dim=1)

@@ -9,6 +9,7 @@ with the tokens up to there played over it: the sum that the forward pass makes,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,7 @@ class Ring:
     @property
     def bytes_per_slot(self) -> int:
         """Bytes of one sequence's ring."""
-        return sum(x.numel() * x.element_size() for x in (self.kv[:, 0], self.hidden[0]))
+        return bytes_without(self.kv, 1) + bytes_without(self.hidden, 0)
 
     def state(self, slot: int, anchor: Anchor, length: int, slopes: Tensor) -> Tensor:
         """The states [layers, A, D, D] after `length` tokens; slopes: [layers, A]."""
@@ -84,3 +85,8 @@ class Ring:
     def _zero(self) -> Tensor:
         layers, _, _, heads, _, dim = self.kv.shape
         return torch.zeros(layers, heads, dim, dim, device=self.kv.device)
+
+
+def bytes_without(pool: Tensor, dim: int) -> int:
+    """Bytes of a pool's one place: of its shape without a dimension."""
+    return math.prod(n for i, n in enumerate(pool.shape) if i != dim) * pool.element_size()

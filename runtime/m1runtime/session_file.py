@@ -14,6 +14,7 @@ from torch import Tensor
 from m1runtime.errors import CheckpointError, SessionFileError
 from m1runtime.executor import Executor
 from m1runtime.headers import read_header, read_tensors, write_tensors
+from m1runtime.model import KV, STATE
 from m1runtime.sequence import SequenceState
 
 FORMAT = "m1runtime-session-1"
@@ -28,13 +29,16 @@ def save_sequence(executor: Executor, sequence: SequenceState, path: Path) -> No
     kept = {n: node.kept for n, node in sorted(sequence.held.items()) if node.kept is not None}
     tensors = {
         "tokens": torch.tensor(sequence.tokens, dtype=torch.int64),
-        "state": executor.states.read(sequence.slot),
-        "kv": executor.pages.read(sequence.table, sequence.computed),
+        "state": executor.model.whole(executor.states.read(sequence.slot), STATE),
+        "kv": executor.model.whole(executor.pages.read(sequence.table, sequence.computed), KV),
     }
     if sequence.logits is not None:
         tensors["logits"] = sequence.logits
     for n, snapshot in kept.items():
-        tensors[f"snapshot.{n}.state"], tensors[f"snapshot.{n}.logits"] = snapshot.state, snapshot.logits
+        tensors[f"snapshot.{n}.state"], tensors[f"snapshot.{n}.logits"] = (
+            executor.model.whole(snapshot.state, STATE),
+            snapshot.logits,
+        )
     header = {
         "format": FORMAT,
         "model": executor.model.fingerprint,
@@ -70,13 +74,16 @@ def _restore(executor: Executor, sequence: SequenceState, pinned: dict[int, bool
     tokens: list[int] = stored.tolist()
     if not tokens:
         return
-    logits, state = tensors["logits"].to(executor.device), tensors["state"].to(executor.device)
+    logits, state = (
+        tensors["logits"].to(executor.device),
+        executor.model.share(tensors["state"].to(executor.device), STATE),
+    )
     executor.make_room(sequence, len(tokens))
-    executor.pages.write(sequence.table, tensors["kv"].to(executor.device))
+    executor.pages.write(sequence.table, executor.model.share(tensors["kv"].to(executor.device), KV))
     executor.store.place(sequence, tokens, state, logits)
     for n, pin in pinned.items():
         state, row = (tensors[f"snapshot.{n}.{part}"].to(executor.device) for part in ("state", "logits"))
-        executor.store.keep(sequence, n, row, state, pinned=pin)
+        executor.store.keep(sequence, n, row, executor.model.share(state, STATE), pinned=pin)
 
 
 def _read(path: Path, fingerprint: str) -> tuple[dict[int, bool], dict[str, Tensor]]:

@@ -43,12 +43,22 @@ def share(config: ModelConfig, size: int) -> ModelConfig:
     )
 
 
-def source(name: str, whole: tuple[int, ...], own: tuple[int, ...], rank: int, size: int) -> tuple[slice, ...]:
-    """Which part of a checkpoint's tensor of shape `whole` a rank holds as `own`; dimensions that differ are split."""
-    return tuple(
+def sources(
+    name: str, whole: tuple[int, ...], own: tuple[int, ...], rank: int, size: int
+) -> tuple[tuple[slice, ...], ...]:
+    """Which part of a checkpoint's tensor of shape `whole` a rank holds as `own`; dimensions that differ are split.
+
+    Two parts of fused experts, whose rows 0..F-1 and F..2F-1 are matrices of their own.
+    """
+    part = tuple(
         slice(0, w) if w == o else _tokens(w, o, rank) if name in (EMBED, HEAD) else _part(w, o, rank, size)
         for w, o in zip(whole, own, strict=True)
     )
+    if not name.endswith(".gate_up_proj") or size == 1:
+        return (part,)
+    half, inner = whole[1] // 2, own[1] // 2
+    starts = (rank * inner, half + rank * inner)
+    return tuple((part[0], slice(start, start + inner), part[2]) for start in starts)
 
 
 def _tokens(whole: int, own: int, rank: int) -> slice:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m1runtime.cache import PagePool, StatePool
 from m1runtime.cold import ColdTier, Frozen
-from m1runtime.config import ModelConfig
+from m1runtime.model import KV, STATE, Model
 from m1runtime.prefix import Match, Node, PrefixTree, Snapshot
 from m1runtime.ring import ROWS, START, WINDOW, Anchor
 from m1runtime.sequence import SequenceState
@@ -41,27 +41,27 @@ class Losses:
 class Store:
     """The caches of one model. Not thread-safe: the executor's lock guards it.
 
-    limit: bytes of all pools and boundaries together; None is no bound. slopes: decay exponents, [lightning layers, A].
+    limit: bytes of all pools and boundaries together; None is no bound. Slopes and heads are those of the model.
     """
 
     def __init__(
         self,
-        config: ModelConfig,
+        model: Model,
         *,
-        slopes: Tensor,
         device: torch.device,
         dtype: torch.dtype,
         page_size: int,
         limit: int | None,
     ) -> None:
-        self.states = StatePool(config, device=device, dtype=dtype, slots=1)
-        self.pages = PagePool(config, device=device, dtype=dtype, page_size=page_size, pages=4)
+        self.states = StatePool(model.config, device=device, dtype=dtype, slots=1)
+        self.pages = PagePool(model.config, device=device, dtype=dtype, page_size=page_size, pages=4)
         self.tree = PrefixTree(self.pages.release)
         self.live: set[SequenceState] = set()
         self.losses = Losses()
         self.limit = limit
         self.cold: ColdTier | None = None
-        self._slopes = slopes
+        self._slopes = model.slopes
+        self._model = model
 
     @property
     def bytes(self) -> int:
@@ -245,8 +245,8 @@ class Store:
     def freeze(self, node: Node) -> None:
         """Writes a kept boundary to the cold tier, if there is one."""
         if self.cold is not None and node.kept is not None:
-            kv = self.pages.read(node.kept.table, node.length)
-            self.cold.write(Frozen(node.tokens(), node.kept.state, node.kept.logits, kv))
+            kv = self._model.whole(self.pages.read(node.kept.table, node.length), KV)
+            self.cold.write(Frozen(node.tokens(), self._model.whole(node.kept.state, STATE), node.kept.logits, kv))
 
     def clear(self) -> None:
         """Drops every boundary."""
@@ -284,10 +284,11 @@ class Store:
         if not self._make_room(size):
             self.pages.release(table)
             return False
-        self.pages.write(table, found.kv.to(self.pages.kv.device))
-        node = self.tree.insert(found.tokens, length)
         device = self.states.states.device
-        self.tree.keep(node, Snapshot(found.state.to(device), found.logits.to(device), table))
+        self.pages.write(table, self._model.share(found.kv.to(device), KV))
+        node = self.tree.insert(found.tokens, length)
+        state = self._model.share(found.state.to(device), STATE)
+        self.tree.keep(node, Snapshot(state, found.logits.to(device), table))
         self.losses.hit("cold")
         return True
 
