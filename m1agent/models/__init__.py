@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 BUNDLED = ("m1-nano",)
 FORMS = (
     'a bundled model ("m1-nano"), the folder of a checkpoint (config.json, tokenizer.json, *.safetensors), '
-    '"openai:<model>@<base url>" (any compatible server), or "minimax:<model>"'
+    '"openai:<model>@<base url>" (any compatible server), "minimax:<model>", or "hf:<repo or folder>" (transformers)'
 )
 
 
 def load_model(name: str | Path) -> Model:
-    """The model a name stands for: a bundled one, a checkpoint folder, or one behind a server.
+    """The model a name stands for: a bundled one, a checkpoint folder, one behind a server, or one of transformers.
     Weights are read, and servers asked, at the first use.
 
     Nothing is shared: each call gives a model of its own, and whoever calls closes it.
@@ -43,8 +43,12 @@ def load_model(name: str | Path) -> Model:
 
 
 def _of_scheme(scheme: str, rest: str) -> Model:
-    if scheme not in ("openai", "minimax") or not rest:
+    if scheme not in ("openai", "minimax", "hf") or not rest:
         raise ModelNotFound(f"there is no model '{scheme}:{rest}'. A model is {FORMS}.")
+    if scheme == "hf":
+        from m1agent.models.transformers import TransformersModel
+
+        return TransformersModel(rest)
     model, url = _at_url(rest)
     try:
         if scheme == "minimax":

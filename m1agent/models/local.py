@@ -7,16 +7,12 @@ conversations together; a reader that leaves, a cancellation or a limit ends a r
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-import anyio
 
 from m1agent.errors import ContextFull, ModelError
 from m1agent.events import ModelEvent, ReplyFinished, TokensScored
@@ -25,6 +21,7 @@ from m1agent.models.bare import completion, prompt_ids
 from m1agent.models.base import Settings
 from m1agent.models.checks import CallChecks
 from m1agent.models.turns import CLOSE, NEWLINE, last_call, opening, question
+from m1agent.models.worker import in_thread
 from m1agent.models.writing import Writing
 from m1agent.prompt.envelope import CALLS_CLOSE, CALLS_OPEN, THINK_CLOSE, THINK_OPEN, Envelope, Named
 from m1agent.prompt.reply import ReplyParser
@@ -121,7 +118,7 @@ class LocalModel:
 
     async def load(self) -> None:
         """Read the weights now. Raises ModelError as `engine` does."""
-        await _in_thread(lambda: self.tokenizer)
+        await in_thread(lambda: self.tokenizer)
 
     async def text(self, prompt: str | Sequence[int]) -> str:
         """A bare prompt as text. Raises PromptError as `complete` does."""
@@ -210,7 +207,7 @@ class LocalModel:
         for known in self._grammars:
             if known.envelope is envelope and known.thought == thought:
                 return known
-        made = _Compiled(envelope, thought, _grammar(envelope, thought=thought))
+        made = _Compiled(envelope, thought, reply_grammar(envelope, thought=thought))
         if made.grammar is not None and not thought:
             weak = {report.name for report in made.grammar.reports if not report.enforced}
             made.checks = CallChecks.of(spec for spec in envelope.tools if spec.name in weak)
@@ -274,14 +271,14 @@ class LocalThread:
         writing = Writing(self._model, session, envelope, settings)
         parser = ReplyParser(envelope, first_call=self._calls + 1)
         try:
-            await _in_thread(writing.begin)
+            await in_thread(writing.begin)
             while (text := await self._next(writing, parser)) is not None:
                 for event in parser.feed(text):
                     yield event
                 if scores := writing.scored():
                     yield TokensScored(scores)
         finally:
-            await _in_thread(writing.close)
+            await in_thread(writing.close)
         events, message = parser.finish(writing.stop)
         for event in events:
             yield event
@@ -298,7 +295,7 @@ class LocalThread:
             return False
         length, self._calls = mark
         self._unread, self._new = [], []
-        await _in_thread(lambda: session.rewind(length))
+        await in_thread(lambda: session.rewind(length))
         return True
 
     def fork(self) -> LocalThread:
@@ -325,7 +322,7 @@ class LocalThread:
 
     async def _read(self) -> Session:
         """Compute the unread tokens; the session that holds them."""
-        engine = await _in_thread(lambda: self._model.engine)
+        engine = await in_thread(lambda: self._model.engine)
         self._new += self._model.encode(self._unread)
         self._unread = []
         if self._session is None:
@@ -341,7 +338,7 @@ class LocalThread:
         thinking = parser.thinking
         if writing.light:
             return writing.next(thinking=thinking)
-        return await _in_thread(lambda: writing.next(thinking=thinking))
+        return await in_thread(lambda: writing.next(thinking=thinking))
 
     def _check_room(self, session: Session) -> None:
         """Before anything is computed, so that the figure is that of the whole."""
@@ -353,21 +350,13 @@ class LocalThread:
             )
 
 
-async def _in_thread(function: Callable[[], T]) -> T:
-    """The function's value. A cancellation waits for the thread: nothing else may touch the session before."""
-    work = asyncio.get_running_loop().run_in_executor(None, function)
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            while not work.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([work])
-        work.exception()
-        raise
+def reply_grammar(
+    envelope: Envelope, *, thought: bool, tags: tuple[str, str] = (CALLS_OPEN, CALLS_CLOSE), one: bool = False
+) -> Grammar | None:
+    """What a reply may be, or what may follow its thinking; None for free text. `one`: a single call at most.
 
-
-def _grammar(envelope: Envelope, *, thought: bool) -> Grammar | None:
+    Raises ModelError for a choice of tools that there are not.
+    """
     from m1runtime import Grammar
     from m1runtime.grammar import ToolGrammar
 
@@ -384,10 +373,10 @@ def _grammar(envelope: Envelope, *, thought: bool) -> Grammar | None:
         return None
     return Grammar.tool_calls(
         tools,
-        trigger=CALLS_OPEN,
-        end=CALLS_CLOSE,
+        trigger=tags[0],
+        end=tags[1],
         mode="auto" if free else "required",
-        parallel=envelope.parallel and not isinstance(choice, Named),
+        parallel=envelope.parallel and not one and not isinstance(choice, Named),
         skip=("", "") if thought and (answer is not None or not free) else (THINK_OPEN, THINK_CLOSE),
         answer=answer,
     )

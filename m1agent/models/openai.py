@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from m1agent.errors import ModelError
+from m1agent.errors import ContextFull, ModelError
 from m1agent.events import ModelEvent, ReplyFinished
 from m1agent.messages import AssistantMessage, Message, Setup, ToolMessage
 from m1agent.models.base import Settings
@@ -163,7 +163,7 @@ class OpenAIModel:
                 f"{what}. Start vLLM with --enable-auto-tool-choice --tool-call-parser ..., llama.cpp with --jinja"
             )
         if trouble.too_long:
-            return ModelError(
+            return ContextFull(
                 f"the conversation does not fit into the context of '{self.name}' ({what}); "
                 "shorten it with Agent(compaction=...), a smaller ResultBudget, or conversation.rewind(...)"
             )

@@ -68,6 +68,11 @@ def render_message(message: Message) -> list[Piece]:
             return _turn("tool name=tools\n" + body)
 
 
+def render_reply(text: str) -> list[Piece]:
+    """A reply as it was written, to the letter, as a turn."""
+    return _turn("ai name=assistant\n" + text)
+
+
 def render_reply_start() -> list[Piece]:
     """What the model continues from."""
     return [Piece(BEGIN, special=True), Piece("ai name=assistant\n")]
