@@ -43,6 +43,7 @@ def add_serve(commands: Any) -> None:
     serve.add_argument("--waiting", type=int, metavar="N", help="requests that wait; more get 429 (default: 256)")
     serve.add_argument("--rate", type=int, metavar="N", help="requests a minute of each key, or address")
     serve.add_argument("--max-body", type=int, metavar="BYTES", dest="body_bytes", help="of a request (default: 8 MiB)")
+    serve.add_argument("--max-tokens", type=int, metavar="N", dest="tokens", help="of a reply, whatever is asked for")
     serve.add_argument("--max-choices", type=int, metavar="N", dest="choices", help="n of a request (default: 16)")
     serve.add_argument("--sessions", type=int, metavar="N", help="conversations kept to go on with (default: 32)")
     serve.add_argument("--drain", type=float, metavar="SECONDS", dest="drain_seconds", help="to end in (default: 30)")
@@ -60,7 +61,7 @@ def serve_model(given: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ServeError(f"m1agent serve needs {error.name}: pip install 'm1agent[serve]'") from error
 
-    names = ("running", "waiting", "rate", "body_bytes", "choices", "sessions", "drain_seconds")
+    names = ("running", "waiting", "rate", "body_bytes", "tokens", "choices", "sessions", "drain_seconds")
     config = ServeConfig(
         host=given.host,
         port=given.port,

@@ -118,7 +118,7 @@ class App:
             )
         if given.top_logprobs is not None and not wants:
             raise Refused(400, "top_logprobs: it goes with logprobs: true", param="top_logprobs")
-        asked = await self._beside(partial(read_chat, given, self._preparing))
+        asked = await self._beside(partial(read_chat, given, self._preparing, self._config.tokens))
         replies = Replies(self._model, self._pool, asked, given.n or 1)
         head = Head(self._name)
         if given.stream:
@@ -130,7 +130,7 @@ class App:
         given = await self._read(request, CompletionRequest)
         if given.logprobs is not None and not getattr(self._model, "logprobs", False):
             raise Refused(400, f"logprobs: '{self._name}' cannot tell them; leave them out", param="logprobs")
-        work = Completions(self._model, given, self._config.choices)
+        work = Completions(self._model, given, self._config.choices, self._config.tokens)
         if given.stream:
             usage = bool(given.stream_options and given.stream_options.include_usage)
             return self._streaming(work.streamed(self._name, include_usage=usage), lambda: work.usage)

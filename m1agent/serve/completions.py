@@ -14,7 +14,7 @@ from m1agent.messages import Usage
 from m1agent.models.base import Settings
 from m1agent.serve.chat import merged, usage_of
 from m1agent.serve.logprobs import text_logprobs
-from m1agent.serve.reading import sampling
+from m1agent.serve.reading import bounded, sampling
 from m1agent.serve.refused import Refused
 from m1agent.serve.wire import CompletionRequest
 from m1agent.serve.wire_out import TextChoice, TextCompletion
@@ -26,11 +26,12 @@ MOST_PROMPTS = 64
 
 @dataclass(slots=True)
 class Completions:
-    """The completions of one request. `usage` counts those that have ended."""
+    """The completions of one request, at most `most` of at most `tokens`. `usage` counts those that have ended."""
 
     model: Any
     request: CompletionRequest
     most: int
+    tokens: int | None = None
     usage: Usage = field(default_factory=Usage)
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
@@ -54,7 +55,8 @@ class Completions:
         """The events of all completions, each with the index of its choice."""
         each = self.request.n or 1
         settings = replace(
-            sampling(self.request, self.request.max_tokens or MAX_TOKENS), logprobs=self.request.logprobs
+            sampling(self.request, bounded(self.request.max_tokens or MAX_TOKENS, self.tokens)),
+            logprobs=self.request.logprobs,
         )
         streams = [
             self._one(index, self.prompts[index // each], settings, index % each)

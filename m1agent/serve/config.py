@@ -28,6 +28,7 @@ class ServeConfig:
         waiting: requests that wait for their turn; more are refused with 429.
         rate: requests a minute of one key, or of one address where there are no keys; None does not count.
         body_bytes: of a request at most.
+        tokens: of a reply at most, whatever a request asks for; it ends with `length` there. None leaves it to requests.
         choices: `n` of a request at most.
         sessions: conversations kept for requests that go on with them.
         header_seconds, body_seconds, write_seconds: how long a client may take to send a request's head, its body, and
@@ -46,6 +47,7 @@ class ServeConfig:
     waiting: int = 256
     rate: int | None = None
     body_bytes: int = 8 * MEBIBYTE
+    tokens: int | None = None
     choices: int = 16
     sessions: int = 32
     header_seconds: float = 10.0

@@ -59,8 +59,10 @@ class Asked:
     legacy: bool = False
 
 
-def read_chat(request: ChatRequest, preparing: Preparing) -> Asked:
+def read_chat(request: ChatRequest, preparing: Preparing, tokens: int | None = None) -> Asked:
     """What a chat request asks. It may take a while where its schemas are new: it belongs into a thread.
+
+    `tokens`: of a reply at most.
 
     Raises:
         Refused: 400; the message names the field.
@@ -79,10 +81,15 @@ def read_chat(request: ChatRequest, preparing: Preparing) -> Asked:
     instructions = "\n\n".join(part for part in (system, asked) if part)
     most = request.max_completion_tokens or request.max_tokens
     thinking = 0 if request.reasoning_effort == "none" else None
-    settings = sampling(request, most, thinking=thinking)
+    settings = sampling(request, bounded(most, tokens), thinking=thinking)
     if request.logprobs:
         settings = replace(settings, logprobs=request.top_logprobs or 0)
     return Asked(Setup(instructions, specs), messages, prepared, settings, legacy)
+
+
+def bounded(asked: int | None, tokens: int | None) -> int | None:
+    """Tokens of a reply, as asked for, within the server's bound."""
+    return asked if tokens is None else min(asked or tokens, tokens)
 
 
 def sampling(request: Asking, most: int | None, *, thinking: int | None = None) -> Settings:

@@ -189,6 +189,14 @@ def test_seeds_budgets_and_stops(serving: Serving, random_model: LocalModel) -> 
     assert short["message"]["content"] == text[: text.index(stop)] and short["finish_reason"] == "stop"
 
 
+def test_the_server_bounds_replies(serving: Serving, random_model: LocalModel) -> None:
+    served = serving(random_model, tokens=6)
+    for asked in ({}, {"max_tokens": 2000}, {"max_tokens": 4}):
+        answer = served.chat(seed=7, temperature=1.5, **asked).json()
+        assert answer["usage"]["completion_tokens"] == asked.get("max_tokens", 6) % 1994
+        assert answer["choices"][0]["finish_reason"] == "length"
+
+
 def test_several_choices_part_from_one_prompt(serving: Serving, random_model: LocalModel) -> None:
     served = serving(random_model)
     body: dict[str, Any] = {"temperature": 1.5, "max_tokens": 12, "seed": 3}

@@ -39,7 +39,7 @@ def test_answers_are_as_they_are_described(serving: Serving) -> None:
 
 @pytest.mark.slow
 def test_schemathesis_finds_no_failure_and_no_hang(serving: Serving, tmp_path: Path) -> None:
-    served = serving(LocalModel("m1-nano", max_tokens=16), keys=("k",), key="k")
+    served = serving(LocalModel("m1-nano"), tokens=16, keys=("k",), key="k")
     program = [str(Path(sys.executable).parent / "st"), "run", f"{served.url}/openapi.json"]
     # Not among them: that whatever fits the schema is accepted. That calls have results, no schema can say.
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
