@@ -74,6 +74,7 @@ class Vocabulary:
     special: frozenset[int]
     _id_of: dict[bytes, int]
     _covers: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
+    _canonical: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
     _beginnings: dict[bytes, Tensor] = field(default_factory=dict[bytes, Tensor])
     _beyond: dict[bytes, Beyond] = field(default_factory=dict[bytes, "Beyond"])
     _in_order: list[bytes] = field(default_factory=list[bytes])
@@ -130,8 +131,15 @@ class Vocabulary:
 
     def canonical(self, text: bytes) -> tuple[int, ...] | None:
         """The tokens the tokenizer makes of `text`; None if they say something else."""
-        tokens = tuple(self.llg.tokenize_bytes(text))
-        return tokens if b"".join(map(self.bytes_of, tokens)) == text else None
+        found = self._canonical.get(text, ())
+        if found == ():
+            found = tuple(self.llg.tokenize_bytes(text))
+            found = found if b"".join(map(self.bytes_of, found)) == text else None
+            if len(text) <= 4 * LONGEST_TOKEN:
+                if len(self._canonical) > 10_000:
+                    self._canonical.clear()
+                self._canonical[text] = found
+        return found
 
     def _cover(self, text: bytes) -> tuple[int, ...] | None:
         fewest, canonical = _fewest(text, self._id_of), self.canonical(text)
