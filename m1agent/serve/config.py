@@ -28,7 +28,7 @@ class ServeConfig:
         waiting: requests that wait for their turn; more are refused with 429.
         rate: requests a minute of one key, or of one address where there are no keys; None does not count.
         body_bytes: of a request at most.
-        tokens: of a reply at most, whatever a request asks for; it ends with `length` there. None leaves it to requests.
+        tokens: of a reply at most, whatever a request asks for; it ends with `length` there. None sets no bound.
         choices: `n` of a request at most.
         sessions: conversations kept for requests that go on with them.
         header_seconds, body_seconds, write_seconds: how long a client may take to send a request's head, its body, and
