@@ -13,8 +13,9 @@ import weakref
 from collections.abc import Iterable, Sequence
 
 from m1runtime.errors import ClosedError
-from m1runtime.executor import Executor, Progress, Span
+from m1runtime.executor import Executor, Progress
 from m1runtime.requests import Prefill, Request
+from m1runtime.spans import Span
 
 SHORT = 64
 """Pending tokens up to which a request counts as decoding: its tokens don't wait for a place among the prompts'."""

@@ -193,10 +193,10 @@ def test_what_fails_for_one_does_not_fail_for_the_others(engine: Engine, monkeyp
     expected = engine.generate([[1, 2, 3]], greedy(10))
     attend = SoftmaxAttention.__call__
 
-    def poisoned(self: SoftmaxAttention, n: torch.Tensor, batch: Any, kv: torch.Tensor) -> torch.Tensor:
+    def poisoned(self: SoftmaxAttention, n: torch.Tensor, batch: Any, *rest: Any) -> torch.Tensor:
         if bool((batch.ids == 66).any()):
             raise RuntimeError("token 66")
-        return attend(self, n, batch, kv)
+        return attend(self, n, batch, *rest)
 
     async def run() -> None:
         good = [asyncio.create_task(engine.agenerate([[1, 2, 3]], greedy(10))) for _ in range(3)]
