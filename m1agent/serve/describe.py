@@ -79,7 +79,8 @@ def _paths(name: str) -> dict[str, Any]:
 
 
 def _asked(id: str, summary: str, request: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
-    content = _json(answer) | {"text/event-stream": {"schema": {"type": "string"}}}
+    # What one event holds, OpenAPI 3.1 cannot say: the data of each but the last, [DONE], is a chunk.
+    content: dict[str, Any] = _json(answer) | {"text/event-stream": {}}
     return {
         "post": {
             "operationId": id,
