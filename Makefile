@@ -23,7 +23,7 @@ $(VENV)/demo.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/dev.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable ".[runtime,serve,tools,otel,demo,dev]"
+	$(INSTALL) --editable ".[runtime,serve,cli,tools,otel,demo,dev]"
 	@touch $@ $(VENV)/demo.installed
 
 demo: $(VENV)/demo.installed

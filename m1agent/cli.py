@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import logging
-import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,12 @@ from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Any, cast
 
-from m1agent.cli_mcp import add_mcp, toolset_names
+from m1agent.cli_agent import add_agent_options, agent_of
+from m1agent.cli_chat import add_chat
+from m1agent.cli_mcp import add_mcp
 from m1agent.cli_serve import add_serve
 from m1agent.doctor import add_doctor
-from m1agent.errors import M1AgentError
+from m1agent.errors import M1AgentError, UsageError
 from m1agent.tools import Tool
 from m1agent.toolset import installed_toolsets, load_toolset
 
@@ -72,9 +73,17 @@ def build_parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models", description="List the models that can be named.")
     models.add_argument("--json", action="store_true", help="print as JSON")
     models.set_defaults(command=list_models)
+    add_chat(commands)
     add_mcp(commands)
     add_serve(commands)
     add_doctor(commands)
+    completion = commands.add_parser(
+        "completion",
+        help="print what makes a shell complete these commands",
+        description='Print a completion script, for example: eval "$(m1agent completion bash)"',
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(command=print_completion)
     return parser
 
 
@@ -87,26 +96,7 @@ def _add_run(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("question", help='what to ask; "-" reads it from stdin')
-    run.add_argument("--model", default="m1-nano", help="a bundled model or a checkpoint folder (default: m1-nano)")
-    run.add_argument("--instructions", default="", metavar="TEXT", help="what outranks the question")
-    run.add_argument(
-        "--tools",
-        metavar="NAMES",
-        type=toolset_names,
-        help='toolsets, comma separated, or "none" (default: every installed one)',
-    )
-    run.add_argument("--mcp", metavar="FILE", help='MCP servers: a JSON file with "mcpServers"')
-    run.add_argument(
-        "--mcp-command",
-        action="append",
-        default=[],
-        metavar="COMMAND",
-        help="start this program as an MCP server over stdio; may be given more than once",
-    )
-    run.add_argument("--max-steps", type=_positive, default=20, metavar="N", help="replies at most (default: 20)")
-    run.add_argument("--max-tokens", type=_positive, metavar="N", help="tokens of one reply at most")
-    run.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default: the model's own)")
-    run.add_argument("--seed", type=int, metavar="N", help="makes sampling reproducible")
+    add_agent_options(run)
     run.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
     run.add_argument("--show-prompt", action="store_true", help="print what the model reads before its first reply")
     run.set_defaults(command=run_question)
@@ -114,32 +104,11 @@ def _add_run(commands: Any) -> None:
 
 def run_question(given: argparse.Namespace) -> int:
     """`m1agent run`."""
-    from m1agent.agent import Agent
-    from m1agent.limits import Limits
-    from m1agent.mcp.config import ServerConfig, as_servers
-    from m1agent.mcp.terminal import Terminal
-    from m1agent.models.base import Settings
-
-    try:
-        settings = Settings(max_tokens=given.max_tokens, temperature=given.temperature, seed=given.seed)
-    except ValueError as error:
-        print(f"m1agent: {error}", file=sys.stderr)
-        return EXIT_USAGE
     question = sys.stdin.read() if given.question == "-" else given.question
     if not question.strip():
         print("m1agent: the question is empty", file=sys.stderr)
         return EXIT_USAGE
-    servers: list[ServerConfig] = list(as_servers(given.mcp)) if given.mcp else []
-    servers += [_server(command, index) for index, command in enumerate(given.mcp_command)]
-    agent = Agent(
-        given.model,
-        tools=[load_toolset(name) for name in (installed_toolsets() if given.tools is None else given.tools)],
-        instructions=given.instructions,
-        limits=Limits(steps=given.max_steps),
-        settings=settings,
-        mcp=servers,
-        elicit=Terminal(),
-    )
+    agent = agent_of(given)
     return asyncio.run(_run(agent, question, as_json=given.json, show_prompt=given.show_prompt))
 
 
@@ -200,6 +169,16 @@ def as_data(result: Any) -> dict[str, Any]:
     }
 
 
+def print_completion(given: argparse.Namespace) -> int:
+    """`m1agent completion`. Raises UsageError where shtab is missing."""
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        raise UsageError("m1agent completion needs shtab: pip install 'm1agent[cli]'") from None
+    print(shtab.complete(build_parser(), given.shell))
+    return EXIT_DONE
+
+
 def list_tools(given: argparse.Namespace) -> int:
     """`m1agent tools`."""
     found = {name: list(load_toolset(name)) for name in installed_toolsets()}
@@ -239,25 +218,6 @@ def list_models(given: argparse.Namespace) -> int:
 def _tool_data(tool: Tool, left: Mapping[Tool, list[dict[str, str]]]) -> dict[str, Any]:
     data = {"name": tool.name, "description": tool.spec.description, "parameters": tool.spec.parameters}
     return data | ({"unenforced": left[tool]} if tool in left else {})
-
-
-def _server(command: str, index: int) -> Any:
-    from m1agent.errors import McpError
-    from m1agent.mcp.config import StdioServer
-
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise McpError(f"--mcp-command {command!r}: {error}") from None
-    if not words:
-        raise McpError("--mcp-command needs a program to start")
-    return StdioServer("mcp" if index == 0 else f"mcp{index + 1}", words[0], tuple(words[1:]))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@
     │   ├── ConversationNotFound    the store holds no conversation of that id
     │   └── ConversationChanged     someone else went on with the conversation since it was opened
     ├── ServeError              a server that cannot be started as asked
+    ├── ChatError               a command of the chat that cannot be done
+    ├── UsageError              an option of the command line that has a wrong value
+    ├── ConfigFileError         an m1agent.toml that cannot be used
     └── McpError                an MCP server could not be reached or misbehaved
 
 What a run can meet (limits, cancellation, loops, a failing model) is no exception: the run's result says it.
@@ -133,3 +136,15 @@ class ServeError(M1AgentError):
 
 class McpError(M1AgentError):
     """An MCP server could not be reached or misbehaved."""
+
+
+class ChatError(M1AgentError):
+    """A command of the chat cannot be done; the text says what to do instead."""
+
+
+class ConfigFileError(M1AgentError):
+    """A configuration file cannot be used; the text names the file, the field and the remedy."""
+
+
+class UsageError(M1AgentError):
+    """An option of the command line has a value that is none of its own; the text names it."""

@@ -28,9 +28,10 @@ SHOWN = 2000
 
 
 class Printer:
-    """Writes events to `out`, in colour where that is a terminal."""
+    """Writes events to `out`, in colour where that is a terminal. `fold`: thinking is not shown, only that there is."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, *, fold: bool = False) -> None:
+        self.fold = fold
         self._out = out
         self._colour = out.isatty()
         self._within = ""
@@ -39,34 +40,35 @@ class Printer:
         """Show what the model reads."""
         self._begin("prompt", DIM)
         self._write(text.rstrip("\n"))
-        self._end()
+        self.end()
 
     def show(self, event: Event) -> None:
         """Show one event."""
         match event:
             case ThinkingDelta(text):
+                folded = self.fold and self._within == "thinking"
                 self._begin("thinking", DIM)
-                self._write(text)
+                self._write("" if folded else "..." if self.fold else text)
             case TextDelta(text):
                 self._begin("answer")
                 self._write(text)
             case CallStarted(_, _, name):
-                self._end()
+                self.end()
                 self._begin("call", BLUE)
                 self._write(f"{name} ")
             case ArgumentsDelta(_, text):
                 self._write(text)
             case CallReady(_, call):
                 self._write(f" [unreadable: {call.problem}]" if call.problem else "")
-                self._end()
+                self.end()
             case ToolFinished(_, result, seconds):
                 self._begin("error" if result.is_error else "result", RED if result.is_error else GREEN)
                 self._write(f"{_cut(result.content)}  ({seconds:.2f} s)")
-                self._end()
+                self.end()
             case StepFinished():
-                self._end()
+                self.end()
             case RunFinished(result):
-                self._end()
+                self.end()
                 self._summary(result)
             case _:
                 pass
@@ -76,22 +78,23 @@ class Printer:
         if result.stop != "done":
             self._begin("stopped", RED)
             self._write(f"{result.stop}{f': {result.error}' if result.error else ''}")
-            self._end()
+            self.end()
         self._begin("cost", DIM)
         self._write(costs(result))
-        self._end()
+        self.end()
 
     def _begin(self, label: str, colour: str = "") -> None:
         if self._within == label:
             return
-        self._end()
+        self.end()
         self._within = label
         self._out.write(f"{colour if self._colour else ''}{label + ':':<10}")
 
     def _write(self, text: str) -> None:
-        self._out.write(text.replace("\n", "\n" + " " * 10))
+        self._out.write(plain(text).replace("\n", "\n" + " " * 10))
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Begin a new line, if one is open."""
         if self._within:
             self._out.write(f"{RESET if self._colour else ''}\n")
         self._within = ""
@@ -111,6 +114,11 @@ def costs(result: RunResult) -> str:
 def prompt_of(agent: Agent[Any, Any], text: str) -> str:
     """What the model of an entered agent reads before its first reply to `text`."""
     return plain_text([*opening(agent.setup()), *question([UserMessage(text)])])
+
+
+def plain(text: str) -> str:
+    """Without control characters: what a model or a tool writes must not move the cursor or rewrite the screen."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 def _cut(text: str) -> str:

@@ -115,3 +115,18 @@ def test_ctrl_c_leaves_cleanly(folder: Path) -> None:
     out, error = process.communicate(timeout=20)
     assert process.returncode == 130 and time.perf_counter() - started < 10
     assert "Traceback" not in error and "cancelled" in out
+
+
+def test_a_shell_completes_the_commands(tmp_path: Path) -> None:
+    script = subprocess.run(
+        [sys.executable, "-m", "m1agent.cli", "completion", "bash"], capture_output=True, timeout=60
+    )
+    assert script.returncode == 0, script.stderr
+    asked = """
+    source /dev/stdin
+    COMP_WORDS=(m1agent ch) COMP_CWORD=1
+    $(complete -p m1agent | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+    echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(["bash", "-c", asked], input=script.stdout, capture_output=True, timeout=20)
+    assert done.stdout.decode().split() == ["chat"], done.stderr
