@@ -12,6 +12,8 @@ What is loaded so generates as the runtime does, pads on either side, keeps a ca
 # transformers is typed in part only.
 from __future__ import annotations
 
+import sys
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from m1runtime.transformers.cache import MiniMaxM1Cache
@@ -52,3 +54,5 @@ def register(*, native: bool = False) -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
         AutoModelForCausalLM.register(config, with_head, exist_ok=True)
+        # `transformers serve` looks for classes in the package, which replaces its own module while it is imported.
+        setattr(sys.modules["transformers"], with_head.__name__, with_head)
