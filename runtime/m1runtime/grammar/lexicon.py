@@ -43,9 +43,9 @@ class Lexicon:
         pairs = sorted((raw, token) for token, raw in table if raw and token not in vocabulary.special)
         self._order = [raw for raw, _ in pairs]
         self._tokens = [token for _, token in pairs]
-        self._ids: dict[bytes, list[int]] = {}
+        self._ids: dict[bytes, tuple[int, ...]] = {}
         for raw, token in pairs:
-            self._ids.setdefault(raw, []).append(token)
+            self._ids[raw] = (*self._ids.get(raw, ()), token)
         self._heads = {raw[:size] for raw in self._order for size in range(1, len(raw))}
         self._tails: dict[bytes, int] = {}
         for head in self._heads:
