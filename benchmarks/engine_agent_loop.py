@@ -28,6 +28,7 @@ from benchmarks.engine_decode import MODELS, write_model
 from m1runtime import Engine, SamplingParams
 
 VOCABULARY = 4096
+PARTS = ("loop", "stateless", "fork", "transformers")
 
 
 def main() -> None:
@@ -39,7 +40,8 @@ def main() -> None:
     parser.add_argument("--reply", type=int, default=24, help="tokens of a reply")
     parser.add_argument("--long", action="store_true", help="prefix 6,144, results 740, replies 230: ends at 45k")
     parser.add_argument("--fork", type=int, default=32768, help="tokens of the session that is forked")
-    parser.add_argument("--peer-turns", type=int, default=4, help="turns that transformers runs, too; 0 for none")
+    parser.add_argument("--peer-turns", type=int, default=4, help="turns that transformers runs, too")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     if options.long:
         options.prefix, options.result, options.reply = 6144, 740, 230
@@ -48,11 +50,11 @@ def main() -> None:
         write_model(Path(folder), MODELS["17M"] | {"max_position_embeddings": 1 << 17})
         engine = Engine.from_pretrained(folder, device="cpu", progress=False)
         figures: dict[str, Any] = {"threads": 1, "parameters": engine.stats().weight_bytes // 4}
-        figures["loop"] = loop(engine, options)
-        figures["stateless loop"] = stateless(engine, options)
-        figures["fork"] = fork(engine, options.fork)
-        if options.peer_turns:
-            figures["transformers"] = peer(Path(folder), options)
+        works = (lambda: loop(engine, options), lambda: stateless(engine, options))
+        works += (lambda: fork(engine, options.fork), lambda: peer(Path(folder), options))
+        for part, work in zip(PARTS, works, strict=True):
+            if part in options.parts:
+                figures[part] = work()
     report.save("engine_agent_loop" + ("_long" if options.long else ""), figures)
 
 
