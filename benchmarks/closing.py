@@ -6,6 +6,9 @@ one of the tools within a budget; budgets from the shortest possible upwards are
 
 A call is judged by its tool's original schema. Where the tool's report is empty, every call must be valid; where it
 names what the mask leaves out, validation is what finds the rest. No reply may be cut, nor stuck before its end.
+
+Times are CPU seconds of one thread. With `--seconds` a case is left between two budgets once it has taken as long;
+those it still had are counted. `slow` lists the cases whose compilation, or one budget of which, took SLOW seconds.
 """
 
 from __future__ import annotations
@@ -15,9 +18,13 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count, repeat
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -41,6 +48,7 @@ SAMPLE = HERE.parent / "tests" / "data" / "bfcl-sample.jsonl"
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "attn_type_list": [0, 1]} | {
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "rotary_dim": 8, "num_local_experts": 2
 }  # fmt: skip
+SLOW = 5.0
 OPEN, CLOSE = "<tool_calls>\n", "\n</tool_calls>"
 
 
@@ -62,15 +70,14 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=512, help="tokens above the shortest, at most")
     parser.add_argument("--replies", type=int, default=1, help="a budget, all in one batch")
     parser.add_argument("--cases", type=int, default=10**9, help="of each file, the first of them")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="a case, at most")
     parser.add_argument("--order", choices=("schema", "any"), default="schema", help="of the properties")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     cases = [case for path in options.schemas for case in list(read(path))[: options.cases]]
-    with tempfile.TemporaryDirectory() as folder:
-        engine = random_engine(Path(folder), options.tokenizer, options.seed)
-        outcomes = run(engine, cases, options)
-    report.save("closing", {"order": options.order, "vocabulary": engine.config.vocab_size, **outcomes})
+    vocabulary = Tokenizer.from_file(options.tokenizer).vocab_size
+    report.save("closing", {"order": options.order, "vocabulary": vocabulary, **run(cases, options)})
 
 
 def read(path: Path) -> Iterator[Case]:
@@ -121,38 +128,92 @@ def random_engine(folder: Path, tokenizer: Path, seed: int) -> Engine:
     return Engine.from_pretrained(folder, progress=False)
 
 
-def run(engine: Engine, cases: list[Case], options: argparse.Namespace) -> dict[str, Any]:
-    """Counts over all cases and budgets, a row for each file, and the replies that failed."""
+def run(cases: list[Case], options: argparse.Namespace) -> dict[str, Any]:
+    """Counts over all cases and budgets, a row for each file, the replies that failed, and the cases that were slow."""
     rows: dict[str, Counter[str]] = {}
     failures: list[str] = []
-    assert engine.tokenizer is not None
-    for number, case in enumerate(tqdm(cases, file=sys.stderr, disable=not sys.stderr.isatty())):
-        counts = rows.setdefault(case.source, Counter())
-        grammar = Grammar.tool_calls(case.tools, mode="required", order=options.order)
-        judge = Judge(case, grammar)
-        counts.update(cases=1, tools=len(case.tools), enforced=sum(one.enforced for one in grammar.reports))
-        try:
-            shortest = grammar.start(engine.tokenizer, max_new_tokens=10**6).min_tokens
-        except BudgetError:
-            counts["cases without a known call"] += 1
-            continue
-        for budget in _budgets(shortest, Random(f"{options.seed}/{number}"), options):
-            params = SamplingParams(max_new_tokens=budget, temperature=1.0, top_p=1.0, seed=options.seed + budget)
-            prompts = [[1, 2, 3 + i] for i in range(options.replies)]
-            try:
-                replies = engine.generate(prompts, params, grammar)
-            except GenerationError as error:
-                counts.update(replies=len(prompts), stuck=1)
-                failures.append(f"{case.source} {number}, budget {budget} of {shortest}: {error}")
-                continue
-            for done in replies:
-                counts.update(replies=1, tokens=len(done.ids), forced=done.forced_tokens)
-                found = Counter(cut=1) if done.finish_reason != "stop" else judge.reply(done.text)
-                counts.update(found)
-                if found["cut"] or found["invalid, report empty"] or found["broken"]:
-                    failures.append(f"{case.source} {number}, budget {budget} of {shortest}: {done.text[-300:]}")
+    slow: dict[str, float] = {}
+    spawned = get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, spawned, _load, (options.tokenizer, options.seed)) as pool:
+        outcomes = pool.map(_outcome, cases, count(), repeat(options))
+        told = tqdm(outcomes, total=len(cases), mininterval=5)
+        for number, (case, found) in enumerate(zip(cases, told, strict=True)):
+            rows.setdefault(case.source, Counter()).update(found.counts)
+            lines = [f"{case.source} {number}, {line}" for line in found.failures]
+            if found.longest >= SLOW:
+                slow[f"{case.source} {number}"] = round(found.longest, 1)
+            for line in lines:
+                tqdm.write(line, file=sys.stderr)
+            failures += lines
     total = sum(rows.values(), Counter[str]())
-    return {"all": total, **rows, "failures": failures[:10]}
+    return {"all": total, **rows, "slow": slow, "failures": failures[:10]}
+
+
+_engine: list[Engine] = []
+"""That of a worker process."""
+
+
+def _load(tokenizer: Path, seed: int) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        _engine.append(random_engine(Path(folder), tokenizer, seed))
+
+
+@dataclass(slots=True)
+class Found:
+    """What became of a case, and the CPU seconds of its slowest budget."""
+
+    counts: Counter[str]
+    failures: list[str] = field(default_factory=list[str])
+    longest: float = 0.0
+
+
+def _outcome(case: Case, number: int, options: argparse.Namespace) -> Found:
+    """All budgets of a case."""
+    engine = _engine[0]
+    assert engine.tokenizer is not None
+    began = time.process_time()
+    grammar = Grammar.tool_calls(case.tools, mode="required", order=options.order)
+    judge = Judge(case, grammar)
+    found = Found(Counter(cases=1, tools=len(case.tools), enforced=sum(one.enforced for one in grammar.reports)))
+    try:
+        shortest = grammar.start(engine.tokenizer, max_new_tokens=10**6).min_tokens
+    except BudgetError:
+        found.counts["cases without a known call"] += 1
+        return found
+    found.longest = time.process_time() - began
+    budgets = _budgets(shortest, Random(f"{options.seed}/{number}"), options)
+    for i, budget in enumerate(budgets):
+        latest = time.process_time()
+        if latest - began > options.seconds:
+            found.counts.update({"cases left": 1, "budgets left": len(budgets) - i})
+            break
+        counts, texts = _at(engine, grammar, judge, budget, options)
+        found.counts.update(counts)
+        found.failures += [f"budget {budget} of {shortest}: {text}" for text in texts]
+        found.longest = max(found.longest, time.process_time() - latest)
+    return found
+
+
+def _at(
+    engine: Engine, grammar: Grammar, judge: Judge, budget: int, options: argparse.Namespace
+) -> tuple[Counter[str], list[str]]:
+    """Counts of the replies within a budget, and the ends of those that failed."""
+    params = SamplingParams(max_new_tokens=budget, temperature=1.0, top_p=1.0, seed=options.seed + budget)
+    prompts = [[1, 2, 3 + i] for i in range(options.replies)]
+    try:
+        replies = engine.generate(prompts, params, grammar)
+    except GenerationError as error:
+        return Counter(replies=len(prompts), stuck=1), [str(error)]
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    for done in replies:
+        counts.update(replies=1, tokens=len(done.ids), forced=done.forced_tokens)
+        found = Counter(cut=1) if done.finish_reason != "stop" else judge.reply(done.text)
+        counts.update(found)
+        if found["cut"] or found["invalid, report empty"] or found["broken"]:
+            failures.append(done.text[-300:])
+    return counts, failures
 
 
 def _budgets(shortest: int, random: Random, options: argparse.Namespace) -> list[int]:

@@ -21,37 +21,17 @@ from typing import Any
 
 import torch
 from jsonschema import Draft202012Validator
-from llguidance import LLTokenizer
-from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import report
+from benchmarks import bytewise, report
+from benchmarks.bytewise import BYTES, ROOMY, takes
 from benchmarks.fuzz_pairs import Schema, instances, pair_schema, shuffled
 from m1runtime.errors import BudgetError, SchemaError
-from m1runtime.grammar import Constraint, Grammar, ToolGrammar
-from m1runtime.grammar.vocabulary import byte_tokenizer
+from m1runtime.grammar import Grammar, ToolGrammar
 
-ROOMY = 100_000
 ORDERS = 120
 EXAMPLES = 4
-TELLING = frozenset((*b'"}],:0123456789abtfn-.{[', 256))
 OPEN, CLOSE = '<tool_calls>\n{"name": "t", "arguments": ', "}\n</tool_calls>"
-
-
-class Bytes:
-    """A tokenizer of single bytes: what it accepts is what the grammar says, whatever the vocabulary."""
-
-    vocab_size = 257
-    token_bytes = [*(bytes([i]) for i in range(256)), b"<end>"]  # noqa: RUF012
-    special_ids = {"<end>": 256}  # noqa: RUF012
-    eos_ids = frozenset({256})
-
-    @property
-    def llg(self) -> LLTokenizer:
-        return byte_tokenizer()
-
-
-BYTES = Bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +52,7 @@ class Reading:
     def accepts(self, instance: Any) -> bool:
         """Whether the mask takes the instance, written as the grammar writes JSON."""
         text = self.before + json.dumps(instance, ensure_ascii=False) + self.after
-        return takes(self.grammar.start(BYTES, max_new_tokens=ROOMY), text.encode())
+        return takes(self.grammar, text)
 
 
 def value_reading(schema: Schema) -> Reading:
@@ -100,11 +80,6 @@ def as_arguments(schema: Schema) -> Schema:
     return {**body, "$defs": schema["$defs"]} if isinstance(schema, dict) and "$defs" in schema else body
 
 
-def takes(constraint: Constraint, text: bytes) -> bool:
-    """Whether the constraint takes every byte, and the end after them."""
-    return all(constraint.try_accept(token, ROOMY - 1 - i) for i, token in enumerate((*text, 256)))
-
-
 def valid(schema: Schema, instance: Any) -> bool:
     """What jsonschema says, formats left out: they are annotations."""
     return Draft202012Validator(schema).is_valid(instance)
@@ -112,37 +87,8 @@ def valid(schema: Schema, instance: Any) -> bool:
 
 def draw(reading: Reading, budget: int, random: Random) -> str | None:
     """A random text under the mask within `budget` bytes, the parts around the instance cut off; None if it was cut."""
-    constraint, written, left = reading.grammar.start(BYTES, max_new_tokens=budget), bytearray(), budget
-    while left:
-        allowed = tokens_in(constraint.mask())
-        telling = [token for token in allowed if token in TELLING]
-        while True:
-            token = random.choice(telling if telling and random.random() < 0.7 else allowed)
-            if constraint.try_accept(token, left - 1):
-                break
-            allowed = [other for other in allowed if other != token]
-            telling = [other for other in telling if other != token]
-        left -= 1
-        if token == 256:
-            text = written.decode()
-            return text[len(reading.before) : len(text) - len(reading.after)]
-        written.append(token)
-        run = constraint.forced(left)
-        left -= len(run)
-        if 256 in run:
-            run = run[: run.index(256)]
-            written += bytes(run)
-            text = written.decode()
-            return text[len(reading.before) : len(text) - len(reading.after)]
-        written += bytes(run)
-    return None
-
-
-def tokens_in(mask: Tensor | None) -> list[int]:
-    """The ids that a mask of BYTES allows."""
-    assert mask is not None
-    words = mask.tolist()
-    return [i for i in range(257) if words[i // 32] >> (i % 32) & 1]
+    text = bytewise.draw(reading.grammar, budget, random)
+    return None if text is None else text[len(reading.before) : len(text) - len(reading.after)]
 
 
 def flaw(schema: Schema, text: str) -> str:

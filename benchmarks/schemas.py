@@ -26,29 +26,16 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
 from benchmarks import report, schema_peers
+from benchmarks.bytewise import BYTES
 from benchmarks.schema_peers import Accepts, Refused
 from m1runtime import Grammar
 from m1runtime.errors import SchemaError
-from m1runtime.grammar.vocabulary import byte_tokenizer
 
 Case: TypeAlias = "dict[str, Any]"
 Compile = Callable[[Any], "tuple[Accepts, bool]"]
 """A schema to what reads its instances, and whether it says that something is left to validate."""
 
 BUDGET = 200_000
-
-
-class Bytes:
-    """A tokenizer of single bytes."""
-
-    vocab_size = 257
-    token_bytes = [*(bytes([i]) for i in range(256)), b"<end>"]  # noqa: RUF012
-    special_ids = {"<end>": 256}  # noqa: RUF012
-    eos_ids = frozenset({256})
-    llg = byte_tokenizer()
-
-
-BYTES = Bytes()
 
 
 @dataclass(slots=True)

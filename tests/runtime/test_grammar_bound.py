@@ -7,24 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.bytewise import BYTES
 from m1runtime.grammar import Grammar, ToolGrammar
 from m1runtime.grammar.bound import bound
 from m1runtime.grammar.guided import Text
 from m1runtime.grammar.inside import programs
-from m1runtime.grammar.vocabulary import byte_tokenizer
-
-
-class Bytes:
-    """A tokenizer of single bytes."""
-
-    vocab_size = 257
-    token_bytes = [*(bytes([i]) for i in range(256)), b"<end>"]  # noqa: RUF012
-    special_ids = {"<end>": 256}  # noqa: RUF012
-    eos_ids = frozenset({256})
-    llg = byte_tokenizer()
-
-
-BYTES = Bytes()
 
 
 def closed(required: list[str], **properties: Any) -> dict[str, Any]:

@@ -8,28 +8,15 @@ from typing import Any
 
 import pytest
 
+from benchmarks.bytewise import BYTES
 from m1runtime.grammar import Grammar, ToolGrammar
 from m1runtime.grammar.effort import Effort
 from m1runtime.grammar.grammar import SEPARATORS
 from m1runtime.grammar.report import CompiledSchema
 from m1runtime.grammar.schema import compile_schema
-from m1runtime.grammar.vocabulary import byte_tokenizer
 
 LOOKS = 200
 """At the clock in a second: a clock that counts makes the work of a search countable."""
-
-
-class Bytes:
-    """A tokenizer of single bytes."""
-
-    vocab_size = 257
-    token_bytes = [*(bytes([i]) for i in range(256)), b"<end>"]  # noqa: RUF012
-    special_ids = {"<end>": 256}  # noqa: RUF012
-    eos_ids = frozenset({256})
-    llg = byte_tokenizer()
-
-
-BYTES = Bytes()
 
 
 def required(properties: dict[str, Any]) -> dict[str, Any]:

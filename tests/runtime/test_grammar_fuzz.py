@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.bytewise import BYTES, ROOMY
 from benchmarks.fuzz import (
-    BYTES,
     NARROWINGS,
     READINGS,
-    ROOMY,
     Reading,
     Schema,
     draw,

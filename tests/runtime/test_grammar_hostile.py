@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.fuzz import BYTES, ROOMY, Reading, draw, takes, tokens_in
+from benchmarks.bytewise import BYTES, ROOMY, draw, takes, tokens_in
 from m1runtime.engine import BUNDLED
 from m1runtime.errors import SchemaError
 from m1runtime.grammar import Grammar, ToolGrammar
@@ -216,7 +216,7 @@ def judge(name: str) -> dict[str, Any]:
     tools = Grammar.tool_calls([ToolGrammar("odd", schema), GOOD], mode="required", skip=("", ""))
     found["tool"] = used(tools)
     found["reported"] = [item.why for item in tools.reports[0].unenforced]
-    found["sibling"] = tools.reports[1].enforced and takes(tools.start(BYTES, max_new_tokens=ROOMY), TRIGGER + CALL)
+    found["sibling"] = tools.reports[1].enforced and takes(tools, TRIGGER + CALL)
     return {**found, "seconds": time.process_time() - began}
 
 
@@ -225,7 +225,7 @@ def judge_together(names: list[str]) -> dict[str, Any]:
     began = time.process_time()
     odd = [ToolGrammar(f"odd_{i}", HOSTILE[name]()) for i, name in enumerate(names)]
     tools = Grammar.tool_calls([*odd, GOOD], mode="required", skip=("", ""))
-    good = tools.reports[-1].enforced and takes(tools.start(BYTES, max_new_tokens=ROOMY), TRIGGER + CALL)
+    good = tools.reports[-1].enforced and takes(tools, TRIGGER + CALL)
     return {"tool": used(tools), "sibling": good, "seconds": time.process_time() - began}
 
 
@@ -233,7 +233,7 @@ def used(grammar: Grammar) -> str:
     """Masks of the grammar, through to the end where that is near."""
     constraint = grammar.start(BYTES, max_new_tokens=ROOMY)
     if constraint.min_tokens < 500:
-        text = draw(Reading("value", True, grammar), constraint.min_tokens + 20, Random(0))
+        text = draw(grammar, constraint.min_tokens + 20, Random(0))
         return "drawn" if text is not None else "cut"
     for left in range(ROOMY, ROOMY - 30, -1):
         allowed = tokens_in(constraint.mask())

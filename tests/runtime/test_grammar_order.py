@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from itertools import permutations
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
-from jsonschema import Draft202012Validator
 
+from benchmarks.bytewise import BYTES, END, draw, takes
+from benchmarks.fuzz import flaw
 from m1runtime.errors import BudgetError
 from m1runtime.grammar import Grammar, ToolGrammar
-from m1runtime.grammar.vocabulary import byte_tokenizer
 
 SAMPLE = Path(__file__).parents[1] / "data" / "bfcl-sample.jsonl"
 CASES = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
@@ -44,61 +44,15 @@ OBJECTS: list[dict[str, Any]] = [
 ]
 
 
-class Bytes:
-    """A tokenizer of single bytes."""
-
-    vocab_size = 257
-    token_bytes = [*(bytes([i]) for i in range(256)), b"<end>"]  # noqa: RUF012
-    special_ids = {"<end>": 256}  # noqa: RUF012
-    eos_ids = frozenset({256})
-    llg = byte_tokenizer()
+NAMING = frozenset((*b'"\\u0061a,z:{}[] 1', END))
+"""Of a model that likes to repeat names and to spell them with escapes."""
 
 
-BYTES = Bytes()
-WEIGHTS = np.full(257, 0.05)
-"""A model that likes to repeat names and to spell them with escapes."""
-WEIGHTS[list(b'"\\u0061a,z:{}[] 1')] = 10
-WEIGHTS[32:127] += 1
-
-
-def takes(grammar: Grammar, text: str, budget: int = 10_000) -> bool:
-    constraint = grammar.start(BYTES, max_new_tokens=2 * budget)
-    return all(constraint.try_accept(b, budget) for b in (*text.encode(), 256))
-
-
-def walk(grammar: Grammar, budget: int, rng: np.random.Generator) -> str:
-    """A text drawn byte by byte under the mask; fails where the budget cuts it or nothing may follow."""
-    constraint, text, left = grammar.start(BYTES, max_new_tokens=budget), bytearray(), budget
-    while left:
-        mask = constraint.mask()
-        assert mask is not None
-        allowed = np.flatnonzero(np.unpackbits(mask.numpy().view(np.uint8), bitorder="little")[:257])
-        while True:
-            assert len(allowed), bytes(text)
-            token = int(rng.choice(allowed, p=WEIGHTS[allowed] / WEIGHTS[allowed].sum()))
-            if constraint.try_accept(token, left - 1):
-                break
-            allowed = allowed[allowed != token]
-        left -= 1
-        if token == 256:
-            return text.decode()
-        text.append(token)
-        run = constraint.forced(left)
-        text += bytes(run)
-        left -= len(run)
-    pytest.fail(f"cut: {bytes(text)!r}")
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    assert len({name for name, _ in pairs}) == len(pairs), pairs
-    return dict(pairs)
-
-
-def shuffled(value: Any, rng: np.random.Generator) -> Any:
+def shuffled(value: Any, random: Random) -> Any:
     """The same with the keys of every object in another order."""
     if isinstance(value, dict):
-        return {key: shuffled(value[key], rng) for key in rng.permutation(list(value)).tolist()}
-    return [shuffled(one, rng) for one in value] if isinstance(value, list) else value
+        return {key: shuffled(value[key], random) for key in random.sample(list(value), len(value))}
+    return [shuffled(one, random) for one in value] if isinstance(value, list) else value
 
 
 def dumped(value: Any) -> str:
@@ -113,9 +67,9 @@ def test_calls_of_real_tools_in_any_order(case: dict[str, Any]) -> None:
     ]
     free, fixed = (Grammar.tool_calls(tools, mode="required", order=order) for order in ("any", "schema"))
     assert not any(report.in_order for report in free.reports)
-    rng = np.random.default_rng(0)
+    random = Random(0)
     for test in case["tests"]:
-        call = test["data"] | {"arguments": shuffled(test["data"]["arguments"], rng)}
+        call = test["data"] | {"arguments": shuffled(test["data"]["arguments"], random)}
         assert takes(free, f"<tool_calls>\n{dumped(call)}\n</tool_calls>") is test["valid"], call
         if test["valid"] and call["arguments"]:
             name = dumped(next(iter(call["arguments"])))
@@ -268,15 +222,17 @@ def test_what_schemas_say(schema: dict[str, Any], texts: dict[str, bool]) -> Non
 
 @pytest.mark.parametrize("schema", OBJECTS, ids=range(len(OBJECTS)))
 def test_walks_satisfy_the_schema_within_every_budget(schema: dict[str, Any]) -> None:
-    grammar, validator = Grammar.from_json_schema(schema, order="any"), Draft202012Validator(schema)
-    rng = np.random.default_rng(0)
+    grammar = Grammar.from_json_schema(schema, order="any")
+    random = Random(0)
     least = grammar.start(BYTES, max_new_tokens=1000).min_tokens
     with pytest.raises(BudgetError):
         grammar.start(BYTES, max_new_tokens=least - 1)
     orders: set[tuple[str, ...]] = set()
     for budget in [*range(least, least + 25), *[120] * 10]:
-        value = json.loads(walk(grammar, budget, rng), object_pairs_hook=unique)
-        validator.validate(value)
+        text = draw(grammar, budget, random, NAMING)
+        assert text is not None, "cut"
+        assert not flaw(schema, text), text
+        value = json.loads(text)
         orders |= {tuple(value)} if isinstance(value, dict) else set()
     assert any(list(order) != sorted(order) for order in orders) or "items" in schema
 

@@ -9,17 +9,12 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher
 
-from benchmarks.fuzz import BYTES, ROOMY, Reading, draw
+from benchmarks.bytewise import BYTES, ROOMY, draw, takes
 from m1runtime.errors import SchemaError
 from m1runtime.grammar import Grammar, ToolGrammar
 from m1runtime.grammar.keywords import FORMATS
 
 GOOD = ToolGrammar("good", {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]})
-
-
-def takes(grammar: Grammar, text: str) -> bool:
-    constraint = grammar.start(BYTES, max_new_tokens=100_000)
-    return all(constraint.try_accept(b, 50_000) for b in (*text.encode(), 256))
 
 
 def call(name: str, arguments: object) -> str:
@@ -232,11 +227,11 @@ def test_patterns_may_ask_for_an_end(pattern: str, right: list[str], wrong: list
 
 
 def test_strings_that_must_end_in_some_way_do_within_every_budget() -> None:
-    reading = Reading("file", False, Grammar.from_json_schema(file_and_code(r"\.csv$")))
-    least = reading.grammar.start(BYTES, max_new_tokens=ROOMY).min_tokens
+    grammar = Grammar.from_json_schema(file_and_code(r"\.csv$"))
+    least = grammar.start(BYTES, max_new_tokens=ROOMY).min_tokens
     assert least == len('{"file": ".csv", "code": "AA"}') + 1
     for budget in range(least, least + 40):
-        text = draw(reading, budget, Random(budget))
+        text = draw(grammar, budget, Random(budget))
         assert text is not None and json.loads(text)["file"].endswith(".csv"), budget
 
 
