@@ -226,6 +226,30 @@ def test_patterns_may_ask_for_an_end(pattern: str, right: list[str], wrong: list
         assert takes(grammar, f'{{"file": "{text}", "code": "AB"}}') is (text in right), text
 
 
+@pytest.mark.parametrize(
+    ("pattern", "right", "wrong"),
+    [
+        (r"^\s$", " \u00a0\u2028\u2003", "a\u0085\ufeff"),
+        (r"^\S$", "a–", " \u00a0\u0085\ufeff"),
+        (r"^[^\s]$", "a–", " \u00a0\u0085\ufeff"),
+        (r"^[^\S]$", " \u00a0", "a\u0085\ufeff"),
+        (r"^[,\s]$", ", ", "a\u0085\ufeff"),
+        (r"^[\]\S]$", "],", " \u0085\ufeff"),
+    ],
+)
+def test_spaces_are_those_that_every_dialect_takes_for_one(pattern: str, right: str, wrong: str) -> None:
+    grammar = Grammar.from_json_schema({"type": "string", "pattern": pattern})
+    assert grammar.reports[0].enforced
+    for text in right + wrong:
+        assert takes(grammar, json.dumps(text, ensure_ascii=False)) is (text in right), repr(text)
+    assert not takes(grammar, '"\\u001c"')
+
+
+def test_a_backslash_before_an_s_is_no_space() -> None:
+    grammar = Grammar.from_json_schema({"type": "string", "pattern": r"^\\\\s$"})
+    assert takes(grammar, json.dumps(r"\\s")) and not takes(grammar, json.dumps("\\ "))
+
+
 def test_strings_that_must_end_in_some_way_do_within_every_budget() -> None:
     grammar = Grammar.from_json_schema(file_and_code(r"\.csv$"))
     least = grammar.start(BYTES, max_new_tokens=ROOMY).min_tokens

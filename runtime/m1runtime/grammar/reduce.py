@@ -12,6 +12,7 @@ from m1runtime.grammar.endings import MAX_ENDINGS, shortest_text
 from m1runtime.grammar.keywords import ANNOTATIONS, FORMATS, LISTS, MAPS, ONES, TYPES, Schema, pointer
 from m1runtime.grammar.reach import compiles, ending
 from m1runtime.grammar.report import Unenforced, short
+from m1runtime.grammar.spaces import agreed_spaces
 from m1runtime.grammar.writer import json_value
 
 MAX_COUNT = 2**31 - 1
@@ -76,6 +77,8 @@ class Reducer:
         for keyword, value in node.items():
             if keyword in _DROPPED or (keyword == "format" and not (isinstance(value, str) and value in FORMATS)):
                 continue
+            if keyword == "pattern" and isinstance(value, str):
+                value = agreed_spaces(value)
             why = self._no_pattern(value) if keyword == "pattern" else _unusable(keyword, value)
             if why is not None:
                 self._lose(path, keyword, why)
