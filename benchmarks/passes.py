@@ -134,7 +134,7 @@ class Teacher:
             sequence.logits = self._logits(sequence.tokens)
             return
         rows = [self._logits([*sequence.tokens, *draft.tokens[:n]]) for n in draft.choices]
-        sequence.trial = Trial(draft, start, torch.empty(0), torch.stack(rows))
+        sequence.trial = Trial(draft, start, torch.stack(rows))
 
     def _logits(self, tokens: Sequence[int]) -> torch.Tensor:
         logits = torch.zeros(self._tokenizer.vocab_size)
