@@ -92,7 +92,7 @@ def replay(tokenizer: Tokenizer, grammar: Grammar, prompt: list[int], text: byte
     params = SamplingParams(max_new_tokens=BUDGET, temperature=0, drafts=level != "forced")
     generation = Generation(sequence, params, _rules(tokenizer), grammar)
     counts: Counter[str] = Counter()
-    teacher.advance(sequence, None)
+    teacher.advance(sequence, generation.draft())
     while True:
         counts["passes"] += 1
         for _ in generation.step():
