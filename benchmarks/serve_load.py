@@ -41,7 +41,6 @@ TOOL: Any = {
     },
 }
 WARM_UP = 8
-"""Streams before the peer is measured; here as many as are measured, so that what grows once has grown."""
 TIMEOUT = 600
 
 
@@ -65,15 +64,16 @@ def main() -> None:
     options = parser.parse_args()
     figures: dict[str, Any] = {"streams at once": options.streams, "tokens at most": options.tokens}
     with _ours(options.streams) as url:
-        asyncio.run(_streams(url, "m1-nano", options.streams, options.tokens, tools=True))
-        before = _state(url)
+        asyncio.run(_streams(url, "m1-nano", WARM_UP, options.tokens, tools=True))
         told = asyncio.run(_streams(url, "m1-nano", options.streams, options.tokens, tools=True))
-        figures["m1agent serve, with calls"] = _figures(told)
-        figures["m1agent serve, with calls"]["that named another's city"] = _mixed(told)
+        figures["m1agent serve, with calls"] = {**_figures(told), "that named another's city": _mixed(told)}
         plain = asyncio.run(_streams(url, "m1-nano", options.streams, options.tokens, tools=False))
         figures["m1agent serve, plain"] = _figures(plain)
+        # From here on all that is asked was asked before, so that the prefixes that are kept have grown.
+        figures["before"] = _state(url)
         figures["disconnects"] = _disconnects(url, options.disconnects)
-        figures["before"], figures["after"] = before, _state(url)
+        asyncio.run(_streams(url, "m1-nano", options.streams, options.tokens, tools=True))
+        figures["after disconnects and as many streams"] = _state(url)
     if options.transformers:
         with _theirs(options.transformers) as (url, name):
             asyncio.run(_streams(url, name, WARM_UP, options.tokens, tools=False))
