@@ -27,11 +27,16 @@ class Capture:
         self._tail += chunk[room:] if room < len(chunk) else b""
         del self._tail[: max(0, len(self._tail) - self._tail_size)]
 
+    @property
+    def kept(self) -> bytes:
+        """The bytes that were held."""
+        return bytes(self._head + self._tail)
+
     def text(self) -> str:
         """What there was, as text a model can read: without escape sequences, control characters spelt out."""
-        gap = self.total - len(self._head) - len(self._tail)
+        gap = self.total - len(self.kept)
         if not gap:
-            return readable(bytes(self._head + self._tail))
+            return readable(self.kept)
         note = f"\n[... {gap} of {self.total} bytes left out ...]\n"
         return readable(bytes(self._head)) + note + readable(bytes(self._tail))
 

@@ -69,9 +69,16 @@ def _become(plan: dict[str, Any], landlock: Any, words: list[str]) -> NoReturn:
         os.chdir(plan["folder"])
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and an ignored signal is inherited.
             signal.signal(number, signal.SIG_DFL)
-        os.execvp(words[0], words)
+        _execute(words)
     except BaseException as error:
         _refuse(error)
+
+
+def _execute(words: list[str]) -> NoReturn:
+    try:
+        os.execvp(words[0], words)
+    except OSError as error:
+        raise OSError(f"{words[0]}: {error.strerror}") from error
 
 
 def _give_up_rights(plan: dict[str, Any]) -> None:
@@ -136,7 +143,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _refuse(error: BaseException) -> NoReturn:
-    os.write(2, f"{PREFIX}{type(error).__name__}: {error}\n".encode())
+    os.write(2, f"{PREFIX}{error}\n".encode())
     os._exit(CANNOT_START)
 
 

@@ -35,7 +35,8 @@ Stopped = Literal["", "time", "memory", "processes", "output", "cancelled"]
 class Outcome:
     """How a run ended: `code` is the exit status (128 + n after signal n), `stopped` the bound that ended it, or ''.
 
-    `output` is what it wrote; where the streams were kept apart, `errors` is what it wrote to standard error.
+    `output` is what it wrote, for a model to read; where the streams were kept apart, `errors` is what it wrote to
+    standard error. `raw` are the bytes of the output, or None where some were left out.
     """
 
     code: int
@@ -43,6 +44,7 @@ class Outcome:
     errors: str
     stopped: Stopped
     seconds: float
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,9 @@ def supervise(command: Command, bounds: Bounds, cancelled: threading.Event) -> O
     finally:
         code = run.close()
     output, *errors = [capture.text() for capture in run.captures]
-    return Outcome(code, output, "".join(errors), stopped, time.monotonic() - began)
+    first = run.captures[0]
+    raw = first.kept if len(first.kept) == first.total else None
+    return Outcome(code, output, "".join(errors), stopped, time.monotonic() - began, raw)
 
 
 class _Run:

@@ -57,8 +57,9 @@ class Sandbox:
     """Where programs run, and what they may use.
 
     `read` and `write` are the folders they may; `frozen` folders inside those of `write` stay as they are. With
-    `network` they have the machine's. `environment` is added to a clean one. `isolation` is what keeps them in, by
-    default all that this machine has.
+    `network` they have the machine's. Where root runs them they are a user of nobody's, unless they write or
+    `same_user` keeps them root, without its rights. `environment` is added to a clean one. `isolation` is what keeps
+    them in, by default all that this machine has.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
@@ -66,6 +67,7 @@ class Sandbox:
     write: tuple[Path, ...] = ()
     frozen: tuple[Path, ...] = ()
     network: bool = False
+    same_user: bool = False
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     isolation: Isolation = field(default_factory=isolation)
 
@@ -143,7 +145,7 @@ class Sandbox:
     def _user(self) -> int | None:
         """As root: a user that is nobody else's, so that its processes can be counted and no file is its own; None
         where that user could not read what it must."""
-        if self.isolation.namespaces != "root" or self.write:
+        if self.isolation.namespaces != "root" or self.write or self.same_user:
             return None
         must = [Path(os.path.realpath(sys.executable)), *(path for path in self.read if path.exists())]
         if not all(path.stat().st_mode & 0o004 for path in must):
