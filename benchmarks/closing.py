@@ -77,7 +77,8 @@ def main() -> None:
     options = parser.parse_args()
     cases = [case for path in options.schemas for case in list(read(path))[: options.cases]]
     vocabulary = Tokenizer.from_file(options.tokenizer).vocab_size
-    report.save("closing", {"order": options.order, "vocabulary": vocabulary, **run(cases, options)})
+    name = "closing" if options.order == "schema" else "closing_any_order"
+    report.save(name, {"order": options.order, "vocabulary": vocabulary, **run(cases, options)})
 
 
 def read(path: Path) -> Iterator[Case]:

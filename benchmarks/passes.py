@@ -92,18 +92,15 @@ def replay(tokenizer: Tokenizer, grammar: Grammar, prompt: list[int], text: byte
     params = SamplingParams(max_new_tokens=BUDGET, temperature=0, drafts=level != "forced")
     generation = Generation(sequence, params, _rules(tokenizer), grammar)
     counts: Counter[str] = Counter()
-    teacher.advance(sequence, generation.draft())
-    while True:
+    while generation.finish_reason is None:
+        draft = generation.draft()
+        counts["drafted"] += len(draft.tokens) if draft is not None else 0
+        teacher.advance(sequence, draft)
         counts["passes"] += 1
         for _ in generation.step():
             pass
         if sequence.trial is not None:
             counts["accepted"] += sequence.trial.agreed(sequence.tokens)
-        if generation.finish_reason is not None:
-            break
-        draft = generation.draft()
-        counts["drafted"] += len(draft.tokens) if draft is not None else 0
-        teacher.advance(sequence, draft)
     done = generation.completion()
     return counts + Counter(forced=done.forced_tokens, failed=done.text.encode() != text)
 
