@@ -78,7 +78,7 @@ def main() -> None:
     cases = [case for path in options.schemas for case in list(read(path))[: options.cases]]
     vocabulary = Tokenizer.from_file(options.tokenizer).vocab_size
     name = "closing" if options.order == "schema" else "closing_any_order"
-    report.save(name, {"order": options.order, "vocabulary": vocabulary, **run(cases, options)})
+    report.save(name, {"order": options.order, "vocabulary": vocabulary, **run(cases, options)}, module="closing")
 
 
 def read(path: Path) -> Iterator[Case]:

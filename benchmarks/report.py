@@ -40,10 +40,10 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def save(name: str, figures: dict[str, Any]) -> None:
-    """Prints the figures and writes them to results/<name>.json."""
+def save(name: str, figures: dict[str, Any], *, module: str | None = None) -> None:
+    """Prints the figures and writes them to results/<name>.json; `module`: the benchmark's, where it has another name."""
     report = {
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", f"benchmarks.{module or name}", *sys.argv[1:]]),
         "machine": machine(),
         "figures": figures,
     }
