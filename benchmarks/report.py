@@ -41,7 +41,7 @@ def median(values: list[float]) -> float:
 
 
 def save(name: str, figures: dict[str, Any], *, module: str | None = None) -> None:
-    """Prints the figures and writes them to results/<name>.json; `module`: the benchmark's, where it has another name."""
+    """Prints the figures and writes them to results/<name>.json; `module`: the benchmark, if named otherwise."""
     report = {
         "command": " ".join(["python", "-m", f"benchmarks.{module or name}", *sys.argv[1:]]),
         "machine": machine(),
