@@ -221,9 +221,12 @@ class PagePool:
 
 
 def _longer(pool: Tensor, dim: int, more: int) -> Tensor:
+    """A copy with more places. The new ones are not written: on a CPU they take no memory before they are used."""
     shape = list(pool.shape)
-    shape[dim] = more
-    return torch.cat((pool, pool.new_zeros(shape)), dim=dim)
+    shape[dim] += more
+    made = pool.new_empty(shape)
+    made.narrow(dim, 0, pool.shape[dim]).copy_(pool)
+    return made
 
 
 def _last_used(free: Sequence[int], capacity: int) -> int:
