@@ -29,6 +29,7 @@ from m1runtime.layers import Batch, Experts, LightningAttention, SoftmaxAttentio
 from m1runtime.layout import EMBED, HEAD, NORM, parameters
 from m1runtime.ranks import ALONE, Ranks
 from m1runtime.shards import share
+from m1runtime.single import OneToken
 from m1runtime.threads import choose, limited
 
 STATE, KV = 1, 3
@@ -87,6 +88,8 @@ class Model:
         self.layers = [Layer(self.config, index, weights, ranks) for index in range(config.num_hidden_layers)]
         unused = self._all_tokens(unused_rows(self.embed, self.head).to(torch.uint8)).bool()
         self.unused = unused if bool(unused.any()) else None
+        alone = ranks.size == 1 and OneToken.fits(self.config, self.embed)
+        self._one = OneToken(self.config, self.embed, self.layers) if alone else None
         self._weights = dict(weights)
         self.threads = (choose(self._matrix_bytes) if threads is None else threads) if self.embed.is_cpu else None
 
@@ -127,6 +130,8 @@ class Model:
             return self._forward(batch, states, pages)
 
     def _forward(self, batch: Batch, states: StatePool, pages: PagePool) -> Output:
+        if self._one is not None and batch.decode and len(batch.slots) == 1 and batch.rows is None:
+            return Output(self.logits(self._one(batch, states, pages)), None)
         c = self.config
         h = self._embedded(batch.ids)
         exported: list[Tensor] = []
