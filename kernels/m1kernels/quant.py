@@ -10,6 +10,7 @@ result depends on nothing beside it. Everywhere else the weight is dequantised a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 GROUP = 128
 _TINY = 1e-30
 _MANY_ROWS = 16  # from here on oneDNN's product beats BLAS's, by 5 to 30 %
+_LARGE = 1 << 19  # numbers of a matrix from which on it does so for a few rows, too
 _int_mm = torch._int_mm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 _onednn_linear: Any = torch.ops.mkldnn._linear_pointwise
 
@@ -107,7 +109,8 @@ def plain_linear(x: Tensor, weight: Weight) -> Tensor:
     """The same without rounding x, by a plain or dequantised weight."""
     if not isinstance(weight, Tensor):
         weight = weight.dequantize(x.dtype)
-    if x.is_cpu and len(x) >= _MANY_ROWS and x.dtype == torch.float32 and not torch.is_grad_enabled():
+    few = 2 if weight.numel() >= _LARGE else _MANY_ROWS
+    if x.is_cpu and len(x) >= few and x.dtype == torch.float32 and not torch.is_grad_enabled():
         return _onednn_linear(x, weight, None, "none", [], "")
     return torch.mm(x, weight.t()) if x.dim() == 2 else F.linear(x, weight)  # mm is what linear calls five deep
 
@@ -148,20 +151,28 @@ def parts(weight: Weight) -> tuple[Tensor, ...]:
     return (weight,) if isinstance(weight, Tensor) else (weight.values, weight.scales)
 
 
-def empty_quantized(shape: tuple[int, ...], bits: int, device: torch.device | str = "cpu") -> QuantizedWeight:
-    """Memory for a weight of [..., R, C] in 8 or 4 bits; `fill` it, or parts of it.
+def empty_quantized(
+    shape: tuple[int, ...],
+    bits: int,
+    device: torch.device | str = "cpu",
+    *,
+    empty: Callable[[tuple[int, ...], torch.dtype], Tensor] | None = None,
+) -> QuantizedWeight:
+    """Memory for a weight of [..., R, C] in 8 or 4 bits; `fill` it, or parts of it. empty: where to take it from.
 
     Raises ValueError for other widths, and for 4 bits of an odd number of columns.
     """
     *rows, columns = shape
+
+    def memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device) if empty is None else empty(shape, dtype)
+
     if bits == 8:
-        values = torch.empty(shape, dtype=torch.int8, device=device)
-        return Int8Weight(values, torch.empty(rows, dtype=torch.float32, device=device))
+        return Int8Weight(memory(shape, torch.int8), memory(tuple(rows), torch.float32))
     if bits != 4 or columns % 2:
         raise ValueError(f"weights have 8 bits, or 4 for an even number of columns; got {bits} for {columns} columns")
-    values = torch.empty((*rows, columns // 2), dtype=torch.uint8, device=device)
-    groups = columns // group_size(columns)
-    return Int4Weight(values, torch.empty((*rows, groups), dtype=torch.float32, device=device))
+    values = memory((*rows, columns // 2), torch.uint8)
+    return Int4Weight(values, memory((*rows, columns // group_size(columns)), torch.float32))
 
 
 def quantize(weight: Tensor, bits: int) -> QuantizedWeight:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from m1kernels.quant import Weight, empty_quantized
+from m1runtime.arena import Arena
 from m1runtime.config import ModelConfig
 from m1runtime.errors import CheckpointError
 from m1runtime.headers import SINGLE, TensorHeader, checkpoint_headers, read_parts, shorten, write_tensors
@@ -26,12 +27,13 @@ from m1runtime.layout import (
     parameters,
     placements,
 )
-from m1runtime.quantize import Quantization
+from m1runtime.quantize import Quantization, parameter_bytes
 from m1runtime.shards import share, sources
 
 __all__ = ["expected_tensors", "hub_tensors", "load", "place", "save_checkpoint"]
 
 log = logging.getLogger(__name__)
+_PADDING = 128  # what the beginnings of a parameter's parts may waste of an arena
 _FLOATS = ("F32", "BF16", "F16", "F64")
 
 
@@ -61,7 +63,9 @@ def load(
     device = torch.device(device)
     own_config = share(config, size)
     own = placements(own_config) | fused_placements(own_config)
-    loaded = {name: _empty(p, dtype, device, quantization) for name, p in parameters(own_config).items()}
+    wanted = parameters(own_config)
+    arena = _arena(wanted.values(), dtype, quantization) if device.type == "cpu" else None
+    loaded = {name: _empty(p, dtype, device, quantization, arena) for name, p in wanted.items()}
     by_file: dict[Path, list[str]] = {}
     for name in placed:
         by_file.setdefault(headers[name].file, []).append(name)
@@ -139,13 +143,21 @@ def _padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor if tensor.shape == shape else torch.cat([tensor, tensor.new_zeros(shape[0] - len(tensor), shape[1])])
 
 
-def _empty(parameter: Parameter, dtype: torch.dtype, device: torch.device, scheme: Quantization | None) -> Weight:
+def _arena(wanted: Iterable[Parameter], dtype: torch.dtype, scheme: Quantization | None) -> Arena:
+    return Arena(sum(sum(parameter_bytes(p, dtype, scheme).values()) + _PADDING for p in wanted))
+
+
+def _empty(
+    parameter: Parameter, dtype: torch.dtype, device: torch.device, scheme: Quantization | None, arena: Arena | None
+) -> Weight:
     bits = scheme.bits_of(parameter) if scheme else None
     if bits is not None:
-        return empty_quantized(parameter.shape, bits, device)
+        return empty_quantized(parameter.shape, bits, device, empty=arena.empty if arena else None)
     dtype = torch.float32 if parameter.full else dtype
-    if device.type == "cpu" and parameter.product:
+    if arena is None:
+        return torch.empty(parameter.shape, dtype=dtype, device=device)
+    if parameter.product:
         # Matrices lie input-major on a CPU: products with one token then read memory up to twice as fast.
         *experts, rows, columns = parameter.shape
-        return torch.empty(*experts, columns, rows, dtype=dtype).transpose(-1, -2)
-    return torch.empty(parameter.shape, dtype=dtype, device=device)
+        return arena.empty((*experts, columns, rows), dtype).transpose(-1, -2)
+    return arena.empty(parameter.shape, dtype)
