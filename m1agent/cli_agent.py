@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from m1agent.cli_mcp import toolset_names
-from m1agent.toolset import installed_toolsets, load_toolset
+from m1agent.toolset import load_toolset, ready_toolsets
 
 if TYPE_CHECKING:
     from m1agent.agent import Agent
@@ -26,7 +26,7 @@ def add_agent_options(parser: argparse.ArgumentParser) -> None:
         "--tools",
         metavar="NAMES",
         type=toolset_names,
-        help='toolsets, comma separated, or "none" (default: every installed one)',
+        help='toolsets, comma separated, or "none" (default: those that reach nothing, such as maths)',
     )
     parser.add_argument("--mcp", metavar="FILE", help='MCP servers: a JSON file with "mcpServers"')
     parser.add_argument(
@@ -74,7 +74,7 @@ def agent_of(given: argparse.Namespace) -> Agent[None, str]:
     servers += [_server(command, index) for index, command in enumerate(given.mcp_command)]
     return Agent(
         config.model or MODEL,
-        tools=[load_toolset(name) for name in (installed_toolsets() if config.tools is None else config.tools)],
+        tools=[load_toolset(name) for name in (ready_toolsets() if config.tools is None else config.tools)],
         instructions=config.instructions or "",
         limits=Limits(steps=config.max_steps or STEPS),
         settings=settings,

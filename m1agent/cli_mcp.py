@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from m1agent.errors import McpError
-from m1agent.toolset import Toolset, gather_tools, installed_toolsets, load_toolset
+from m1agent.toolset import Toolset, gather_tools, load_toolset, ready_toolsets
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -71,7 +71,7 @@ def _add_serve(commands: Any) -> None:
         "--tools",
         metavar="NAMES",
         type=toolset_names,
-        help='toolsets, comma separated, or "none" (default: every installed one)',
+        help='toolsets, comma separated, or "none" (default: those that reach nothing, such as maths)',
     )
     serve.add_argument("--agent", action="store_true", help="offer an agent with these tools, as one tool called ask")
     serve.add_argument("--with-tools", action="store_true", help="with --agent: offer its tools beside it")
@@ -97,7 +97,7 @@ def serve_tools(given: argparse.Namespace) -> int:
     if given.with_tools and not given.agent:
         print("m1agent: --with-tools goes with --agent; without it the tools are offered anyway", file=sys.stderr)
         return EXIT_USAGE
-    names = installed_toolsets() if given.tools is None else given.tools
+    names = ready_toolsets() if given.tools is None else given.tools
     tools = gather_tools([load_toolset(name) for name in names], given.name)
     # Stdout belongs to the protocol; what goes wrong is for stderr.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

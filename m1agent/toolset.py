@@ -124,6 +124,15 @@ def installed_toolsets() -> tuple[str, ...]:
     return tuple(sorted(_entry_points()))
 
 
+def ready_toolsets() -> tuple[str, ...]:
+    """Names of the installed toolsets that are ready as they are: their entry point names a `Toolset`.
+
+    One that a function makes, such as that of a folder's files, reaches what is around it, and is for those who ask for
+    it by name.
+    """
+    return tuple(name for name, point in sorted(_entry_points().items()) if isinstance(point.load(), Toolset))
+
+
 def load_toolset(name: str) -> Toolset:
     """The installed toolset of that name. Its entry point names a `Toolset`, or a function that returns one.
 

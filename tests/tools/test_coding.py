@@ -10,6 +10,7 @@ import m1tools
 from m1agent import Agent, Approval, load_toolset
 from m1agent.messages import AssistantMessage, ToolCall
 from m1agent.models.scripted import ScriptedModel
+from m1agent.toolset import ready_toolsets
 from m1tools.sandbox import isolation
 
 CHANGES = {"write_file", "edit_file", "patch_files", "move_file", "undo_change"}
@@ -77,3 +78,9 @@ def test_importing_it_is_cheap() -> None:
     code = "import sys, m1tools; print(sorted(set(sys.modules) & {'m1agent', 'sympy', 'm1tools.files'}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_toolsets_that_reach_something_are_for_those_who_name_them() -> None:
+    """What a program is given without asking computes and does nothing else."""
+    assert "maths" in ready_toolsets()
+    assert not {"files", "git", "python", "shell", "coding"} & set(ready_toolsets())

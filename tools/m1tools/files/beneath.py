@@ -52,12 +52,9 @@ class Root:
 
     Raises:
         NotADirectoryError: there is no such folder.
-        NotImplementedError: this system cannot open files relative to a folder (Windows).
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if os.open not in os.supports_dir_fd:
-            raise NotImplementedError("the files toolset needs descriptors of folders, which this system does not have")
         self.path = Path(path).resolve()
         if not self.path.is_dir():
             raise NotADirectoryError(f"{path} is no folder")
@@ -67,8 +64,11 @@ class Root:
         """Where `path` leads. With `follow` a link at its end is followed; with `make` missing folders are made.
 
         Raises:
-            ToolError: it leads out of the root, through something that is no folder, or nowhere.
+            ToolError: it leads out of the root, through something that is no folder, or nowhere; or this system cannot
+                open files relative to a folder (Windows).
         """
+        if os.open not in os.supports_dir_fd:
+            raise ToolError("This system cannot keep files in a folder, so they are not touched.")
         with ExitStack() as stack, _told(path):
             yield _Walk(self.path, path, stack, make=make).go(follow=follow)
 

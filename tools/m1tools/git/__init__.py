@@ -31,9 +31,6 @@ def git(root: str | os.PathLike[str] = ".", *, approval: Needs = True, trusted: 
         root: the folder that holds `.git`.
         approval: whether commits and applied diffs wait for a yes: always, never, or by their arguments.
         trusted: use it as its user would, with its hooks, filters and settings, and the user's.
-
-    Raises:
-        FileNotFoundError: git is not installed.
     """
     repository = Repository(root, trusted=trusted)
     return Toolset("git", [*_reading(repository), *_writing(repository, approval)])

@@ -39,17 +39,11 @@ class Repository:
 
     One that is not `trusted` runs nothing that it names itself, reads nothing outside of `root`, and is held in a
     sandbox where this machine has one. A trusted one is used as its user would, with hooks, filters and their settings.
-
-    Raises:
-        FileNotFoundError: git is not installed.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, trusted: bool) -> None:
         self.root, self._trusted = Path(root).resolve(), trusted
-        found = shutil.which("git")
-        if found is None:
-            raise FileNotFoundError("the git toolset needs git; install it")
-        self._command = (found, "--no-pager", "--literal-pathspecs")
+        self._command = (shutil.which("git") or "git", "--no-pager", "--literal-pathspecs")
         self._home = os.path.expanduser("~")
         self._identity: dict[str, str] | None = None
 
@@ -59,6 +53,8 @@ class Repository:
         Raises:
             ToolError: it failed, or the repository is not to be used.
         """
+        if shutil.which(self._command[0]) is None:
+            raise ToolError("git is not installed here.")
         self._check_place()
         outcome = await self._start(words, await self._settings(), stdin, writes=writes)
         if outcome.stopped:
