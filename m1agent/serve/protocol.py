@@ -44,6 +44,7 @@ class BoundedProtocol(H11Protocol):
             self._head = _stopped(self._head)
 
     def on_response_complete(self) -> None:
+        """The next request's head is not late before it begins."""
         super().on_response_complete()
         self._head = _stopped(self._head)
 

@@ -113,6 +113,12 @@ class Generation:
             choices.append(len(tokens))
         return Draft(tuple(tokens), tuple(choices))
 
+    def prepare(self) -> None:
+        """Makes the mask that the pass under way will need; those of a draft were made when it was proposed."""
+        constraint = self._steps[-1].after if self._steps else self.constraint
+        if constraint is not None:
+            constraint.prepare()
+
     def step(self) -> Iterator[Chunk]:
         """Chooses tokens as far as the last pass has logits for them, each with its forced run; yields what can be
         shown."""

@@ -139,6 +139,10 @@ class Reply(Request):
         assert self.generation is not None
         return self.generation.draft()
 
+    def prepare(self) -> None:
+        assert self.generation is not None
+        self.generation.prepare()
+
     def step(self) -> bool:
         generation = self.generation
         assert generation is not None

@@ -47,6 +47,10 @@ class Constraint(Protocol):
         """Tokens that must follow, already accepted."""
         ...
 
+    def prepare(self) -> None:
+        """Makes the next mask now; it is kept until a token is taken."""
+        ...
+
     def fork(self) -> Constraint:
         """An independent copy."""
         ...

@@ -159,6 +159,12 @@ def test_a_grammar_without_a_single_token_left(engine: Engine) -> None:
         def forced(self, remaining: int) -> list[int]:
             return []
 
+        def ending(self) -> None:
+            return None
+
+        def prepare(self) -> None:
+            pass
+
         def fork(self) -> "Refusing":
             return self
 
