@@ -262,7 +262,7 @@ def test_a_patch_is_shown_once_its_tests_pass(tmp_path: Path) -> None:
 def test_tests_are_not_run_where_they_cannot_be_isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     improver = example("code_improver")
     monkeypatch.setattr(improver, "isolation", Isolation)
-    with pytest.raises(PermissionError, match="Not isolated on this machine: files, network, processes.*--trust"):
+    with pytest.raises(PermissionError, match=r"Not isolated on this machine: files, network, processes.*--trust"):
         improver.suggest_improvements(tmp_path, "Fix it.", "true", model=ScriptedModel([]))
 
 
