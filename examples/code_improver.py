@@ -110,7 +110,7 @@ def main() -> int:
     except (M1AgentError, OSError) as error:
         print(f"code_improver: {error}", file=sys.stderr)
         return 1
-    print(f"{made.summary}\n\n{made.tests}\n\n{made.diff}")
+    print(f"{made.summary}\n\n{made.tests}\n\n{made.diff or 'Nothing was changed.'}")
     return 0
 
 

@@ -1,8 +1,8 @@
 """A code reviewer: findings with their lines, backed by compile, ruff and bandit.
 
 pip install ruff bandit
-python examples/code_reviewer.py review app.py --model path/to/a/checkpoint
-python examples/code_reviewer.py diff . --revision main --model path/to/a/checkpoint
+python examples/code_reviewer.py app.py --model path/to/a/checkpoint
+python examples/code_reviewer.py . --revision main --model path/to/a/checkpoint
 
 code_improver.py suggests patches.
 """
@@ -90,7 +90,7 @@ def review_code(
     Raises:
         RunStopped: the model gave no such review.
     """
-    listed = code.splitlines()
+    listed = code.removesuffix("\n").split("\n")
     changed = None if lines is None else sorted(set(lines))
     found = [one for one in check(code, language) if changed is None or one.line in changed]
     allowed = {*(range(1, len(listed) + 1) if changed is None else changed), *(one.line for one in found)}
@@ -106,9 +106,7 @@ def review_code(
             if one.line not in allowed:
                 return Retry(f"Line {one.line} is not among those to review.")
             if one.rule and (one.line, one.rule) not in backed:
-                return Retry(
-                    f"No check found {one.rule} on line {one.line}. Leave rule empty for findings of your own."
-                )
+                return Retry(f"No check found {one.rule} on line {one.line}. Without a check, leave rule empty.")
         return None
 
     tools = [run_checks] if language == "python" else []
@@ -122,12 +120,14 @@ def review_code(
 
 
 def review_diff(repository: str | Path, revision: str = "HEAD", *, model: str | Path | Model) -> dict[str, Review]:
-    """A review, by file, of the lines that changed since a revision. Raises CalledProcessError where git knows none."""
+    """A review, by file, of the lines that changed since a revision. Raises ValueError with what git says."""
     plain = ["--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--relative", "-U0"]
     words = ["git", "-c", "core.quotePath=false", "diff", *plain, "--end-of-options", revision, "--"]
-    diff = subprocess.run(words, cwd=repository, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{repository}: {done.stderr.partition(chr(10))[0]}")
     reviews: dict[str, Review] = {}
-    for file in PatchSet(diff):
+    for file in PatchSet(done.stdout):
         lines = [line.target_line_no or 0 for hunk in file for line in hunk if line.is_added]
         path = Path(repository, file.path)
         if lines and not path.is_symlink():
@@ -154,19 +154,16 @@ def _json(module: str, *words: str) -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a checkpoint folder, hf:..., openai:...; m1-nano is too small")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("review", help="review a file").add_argument("file", type=Path)
-    diff = commands.add_parser("diff", help="review what changed since a revision")
-    diff.add_argument("folder", type=Path)
-    diff.add_argument("--revision", default="HEAD")
+    parser.add_argument("path", type=Path, help="a file, or a repository whose changed lines are reviewed")
+    parser.add_argument("--revision", default="HEAD", help="of a repository: what changed since then")
     given = parser.parse_args()
     try:
-        if given.command == "diff":
-            reviews = review_diff(given.folder, given.revision, model=given.model)
+        if given.path.is_dir():
+            reviews = review_diff(given.path, given.revision, model=given.model)
         else:
-            code = given.file.read_text(encoding="utf-8")
-            reviews = {str(given.file): review_code(code, language_of(given.file), model=given.model)}
-    except (M1AgentError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            code = given.path.read_text(encoding="utf-8")
+            reviews = {str(given.path): review_code(code, language_of(given.path), model=given.model)}
+    except (M1AgentError, OSError, RuntimeError, ValueError) as error:
         print(f"code_reviewer: {error}", file=sys.stderr)
         return 1
     for name, review in reviews.items():

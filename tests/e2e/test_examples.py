@@ -211,6 +211,9 @@ def test_only_the_changed_lines_of_a_diff_are_reviewed(tmp_path: Path) -> None:
     model.assert_complete()
     assert {(one.line, one.rule) for one in reviews["old.py"].findings} == {(6, ""), (6, "B102")}
     assert list(reviews) == ["old.py"]
+    done = run("code_reviewer.py", "--model", "m1-nano", tmp_path, "--revision", "nosuch")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "code_reviewer: " in done.stderr and "nosuch" in done.stderr and "Traceback" not in done.stderr
 
 
 SLOW = "def total(numbers):\n    result = 0\n    for n in numbers:\n        result = result + n\n    return result\n"
