@@ -6,6 +6,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,14 +49,27 @@ class Database:
             raise ValueError(f"{path} cannot be used as a database: {error}; give another file") from None
 
     def _prepare(self, application: int, script: str) -> None:
+        self._sql.execute("BEGIN")  # One view of the file: another process may be making it just now.
         known: int = self._sql.execute("PRAGMA application_id").fetchone()[0]
         tables: int = self._sql.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        self._sql.execute("COMMIT")
         if known not in (0, application) or (not known and tables):
             self._sql.close()
             raise ValueError("this file is a database of another program; give a file of its own")
-        self._sql.execute("PRAGMA journal_mode = WAL")
+        self._use_log()
         self._sql.execute("PRAGMA secure_delete = ON")
         self._sql.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id = {application}; {script}; COMMIT")
+
+    def _use_log(self) -> None:
+        # Changing the mode does not wait for other connections as everything else does.
+        deadline = time.monotonic() + WAIT
+        while self._sql.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+            try:
+                self._sql.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     @contextmanager
     def turn(self) -> Generator[sqlite3.Connection]:

@@ -65,7 +65,7 @@ def memory(path: str | os.PathLike[str] | None = None, *, bounds: Bounds | None 
         return notes.listed(before)
 
     @tool(hints=REMOVES)
-    def forget_note(number: int) -> str:
+    def forget_note(number: Annotated[int, Field(ge=1)]) -> str:
         """Delete a note for good.
 
         Args:

@@ -13,6 +13,7 @@ from m1tools.fulltext import TOKENIZE, Database, expressions, spaced
 APPLICATION = 0x6D316D6E
 PAGE = 30
 SHOWN = 12_000
+LARGEST = 1 << 62  # A number that SQLite can hold.
 TABLES = f"""
 CREATE TABLE IF NOT EXISTS notes (
     number INTEGER PRIMARY KEY AUTOINCREMENT, written REAL NOT NULL, text TEXT NOT NULL UNIQUE);
@@ -98,8 +99,8 @@ class Notes:
             ToolError: there is none of that number.
         """
         with self._data.turn() as sql:
-            if not sql.execute("DELETE FROM notes WHERE number = ?", (number,)).rowcount:
-                raise ToolError(f"There is no note {number}. list_notes shows them.")
+            if number > LARGEST or not sql.execute("DELETE FROM notes WHERE number = ?", (number,)).rowcount:
+                raise ToolError("There is no note of this number. list_notes shows them.")
             sql.execute("DELETE FROM words WHERE rowid = ?", (number,))
         return f"Note {number} is forgotten."
 
@@ -107,7 +108,7 @@ class Notes:
 def _latest(sql: sqlite3.Connection, before: int | None) -> list[Row]:
     return sql.execute(
         "SELECT number, written, text FROM notes WHERE number < ? ORDER BY number DESC LIMIT ?",
-        (min(before or 1 << 62, 1 << 62), PAGE + 1),
+        (min(before or LARGEST, LARGEST), PAGE + 1),
     ).fetchall()
 
 
