@@ -23,7 +23,7 @@ ARTICLE = """<html><head><title>Tea</title></head><body><nav><a href=/a>Home</a>
 <article><h1>On tea</h1>%s<p>See <a href="/more">more of it</a>.</p></article>
 <script>steal()</script><footer>All rights reserved</footer></body></html>"""
 PARAGRAPH = (
-    "<p>Tea is made of the leaves of a plant, and people have long argued about how hot the water ought to be.</p>"
+    "<p>Tea number {} is made of the leaves of a plant, and people argue about how hot the water ought to be.</p>"
 )
 
 
@@ -110,7 +110,8 @@ def test_a_page_is_its_main_text_as_markdown(site: Site, tools: Toolset) -> None
 
 
 def test_a_page_without_main_text_is_given_whole(site: Site, tools: Toolset) -> None:
-    assert "[One](/1)" in fetch(tools, site.add("/", "<html><body><ul><li><a href=/1>One</a></ul></body></html>"))
+    text = fetch(tools, site.add("/", "<html><body><ul><li><a href=/1>One</a></ul></body></html>"))
+    assert text.endswith(f"- [One](http://127.0.0.1:{site.port}/1)")
 
 
 def test_a_long_text_is_read_in_parts_and_fetched_once(site: Site, tools: Toolset) -> None:
