@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from m1agent import ToolError, Toolset
-from m1tools.web import Bounds, Brave, Hit, Searxng, web
+from m1tools.web import Bounds, Brave, Hit, Searxng, fetching, web
 from m1tools.web import addresses as resolving
 from m1tools.web.addresses import Guard, is_public
 
@@ -271,6 +277,39 @@ def test_a_name_cannot_change_between_check_and_connection(site: Site, monkeypat
     assert "checked" in fetch(web(allowed=[f"127.0.0.1:{site.port}"], robots=False), url)
     assert asked == ["rebind.example"]  # Asked once: what was checked is what was connected to.
     assert site.asked[0][1]["host"] == f"rebind.example:{site.port}"
+
+
+def certificate(folder: Path, name: str) -> Path:
+    """A certificate for one name, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    begin = datetime.now(UTC) - timedelta(days=1)
+    made = x509.CertificateBuilder(subject, subject, key.public_key(), 1, begin, begin + timedelta(days=30))
+    signed = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False).sign(
+        key, hashes.SHA256()
+    )
+    plain = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = folder / f"{name}.pem"
+    file.write_bytes(plain + signed.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+def test_certificates_are_held_against_the_name(
+    site: Site, tools: Toolset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named(monkeypatch, lambda: ["127.0.0.1"])
+    file = certificate(tmp_path, "tea.example")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    site.server.socket = server.wrap_socket(site.server.socket, server_side=True)
+    site.add("/x", "hot water", Content_Type="text/plain")
+    assert "cannot be reached" in refused(tools, f"https://tea.example:{site.port}/x")
+    trusting = ssl.create_default_context(cafile=str(file))
+    monkeypatch.setattr(fetching, "tls", lambda: trusting)
+    assert "hot water" in fetch(tools, f"https://tea.example:{site.port}/x")
+    assert "cannot be reached" in refused(tools, f"https://other.example:{site.port}/x")
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
