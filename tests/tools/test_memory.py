@@ -138,5 +138,7 @@ def test_a_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    call(memory(), "remember", text="here")
+    tools = memory()
+    assert list(tmp_path.iterdir()) == []  # Listing the toolsets leaves no file behind.
+    call(tools, "remember", text="here")
     assert (tmp_path / "m1agent/memory.db").is_file()

@@ -34,7 +34,7 @@ def memory(path: str | os.PathLike[str] | None = None, *, bounds: Bounds | None 
     Raises:
         ValueError: `path` is a file of another kind.
     """
-    notes = Notes(_home() if path is None else path, bounds or Bounds())
+    notes = Notes(_home() if path is None else Path(path), bounds or Bounds())
 
     @tool(hints=ADDS)
     def remember(text: str) -> str:

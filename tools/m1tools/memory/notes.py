@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
+import threading
 import time
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from m1agent import ToolError
 from m1tools.fulltext import TOKENIZE, Database, expressions, spaced
@@ -40,15 +41,23 @@ class Bounds:
 
 
 class Notes:
-    """The notes of a file, made where there is none. Every method answers with what a model is told.
+    """The notes of a file, which is made with the first of them. Every method answers with what a model is told.
 
     Raises:
         ValueError: it is a file of another kind.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, bounds: Bounds) -> None:
-        self._data = Database(path, APPLICATION, TABLES)
-        self._bounds = bounds
+    def __init__(self, path: Path, bounds: Bounds) -> None:
+        self._path, self._bounds = path.expanduser(), bounds
+        self._opening = threading.Lock()
+        self._opened = Database(path, APPLICATION, TABLES) if self._path.exists() else None
+
+    @property
+    def _data(self) -> Database:
+        with self._opening:
+            if self._opened is None:
+                self._opened = Database(self._path, APPLICATION, TABLES)
+            return self._opened
 
     def add(self, text: str) -> str:
         """Keep a note, once.
