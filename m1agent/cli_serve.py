@@ -47,6 +47,12 @@ def add_serve(commands: Any) -> None:
     serve.add_argument("--max-choices", type=int, metavar="N", dest="choices", help="n of a request (default: 16)")
     serve.add_argument("--sessions", type=int, metavar="N", help="conversations kept to go on with (default: 32)")
     serve.add_argument("--drain", type=float, metavar="SECONDS", dest="drain_seconds", help="to end in (default: 30)")
+    engine = serve.add_argument_group("how a checkpoint is run here")
+    engine.add_argument("--quantization", metavar="KIND", help="int8, int4, int8-experts or int4-experts")
+    engine.add_argument("--tensor-parallel", type=int, metavar="N", help="processes, or GPUs, that share the model")
+    engine.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
+    engine.add_argument("--cache-memory", type=_gib, metavar="GIB", help="for sessions and what they share")
+    engine.add_argument("--cold", metavar="FOLDER", help="keep what falls out of that memory here, over restarts, too")
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     serve.set_defaults(command=serve_model)
 
@@ -54,7 +60,6 @@ def add_serve(commands: Any) -> None:
 def serve_model(given: argparse.Namespace) -> int:
     """`m1agent serve`."""
     from m1agent.errors import ServeError
-    from m1agent.models import load_model
 
     try:
         from m1agent.serve import ServeConfig, read_keys, serve
@@ -76,8 +81,34 @@ def serve_model(given: argparse.Namespace) -> int:
     # After its drain uvicorn raises the signal again; the drain was the answer to it.
     with suppress(ValueError):  # Not the main thread.
         signal.signal(signal.SIGTERM, _drained)
-    asyncio.run(serve(load_model(given.model), config, _tell))
+    asyncio.run(serve(_model(given), config, _tell))
     return EXIT_DONE
+
+
+def _model(given: argparse.Namespace) -> Any:
+    from m1agent.errors import UsageError
+    from m1agent.models import load_model
+    from m1agent.models.local import LocalModel
+
+    names = ("quantization", "tensor_parallel", "device", "cache_memory", "cold")
+    options = {name: value for name in names if (value := getattr(given, name)) is not None}
+    model = load_model(given.model)
+    if not options:
+        return model
+    if not isinstance(model, LocalModel):
+        first = next(iter(options)).replace("_", "-")
+        raise UsageError(f"--{first} is for a checkpoint that is run here, and '{given.model}' is not")
+    return LocalModel(given.model, engine=options)
+
+
+def _gib(text: str) -> int:
+    try:
+        count = int(float(text) * 2**30)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of GiB such as 20 or 0.5, not {text}")
+    return count
 
 
 def _drained(number: int, frame: object) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m1agent.errors import ModelError
+from m1agent.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from m1runtime.memory import MemoryPlan
@@ -26,9 +27,13 @@ Show the machine, and with --model what a model needs: weights, KV, states, and 
 The folder needs its config.json; the weights need not be there yet.
 
   m1agent doctor --model ./MiniMax-M1-80k --context 1000000 --sessions 4 --quantization int8
+
+With --server, asks a compatible server what it can do, in a handful of small requests.
+
+  m1agent doctor --server openai:Qwen/Qwen3-8B@http://gpu:8000/v1
 """
 EPILOG = """\
-exit codes: 0 the model fits this machine (or none was asked about), 1 it does not, 2 wrong usage
+exit codes: 0 the model fits this machine and the server answers (where asked about), 1 it does not, 2 wrong usage
 """
 
 
@@ -50,12 +55,15 @@ def add_doctor(commands: Any) -> None:
     doctor.add_argument("--devices", type=_count, default=1, metavar="N", help="tensor-parallel ranks (default: 1)")
     doctor.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
     doctor.add_argument("--dtype", metavar="NAME", help="of what is not quantised (default: fp32 on a CPU, else bf16)")
+    doctor.add_argument("--server", metavar="MODEL", help="openai:<model>@<base url> or minimax:<model>")
     doctor.add_argument("--json", action="store_true", help="print as JSON")
     doctor.set_defaults(command=examine)
 
 
 def examine(given: argparse.Namespace) -> int:
     """`m1agent doctor`."""
+    if given.server is not None:
+        return asyncio.run(_examine_server(given))
     found: dict[str, Any] = {"machine": machine()}
     if given.model is None:
         print(json.dumps(found, indent=2) if given.json else _machine_text(found["machine"]))
@@ -66,6 +74,22 @@ def examine(given: argparse.Namespace) -> int:
     else:
         print(_machine_text(found["machine"]), plan, _verdict(plan), _cards_text(plan, cards), sep="\n\n")
     return EXIT_FITS if plan.fits else EXIT_TOO_LARGE
+
+
+async def _examine_server(given: argparse.Namespace) -> int:
+    from m1agent.models import load_model
+    from m1agent.models.openai import OpenAIModel
+    from m1agent.models.probe import probe
+
+    model = load_model(given.server)
+    if not isinstance(model, OpenAIModel):
+        raise UsageError(f"--server asks a compatible server, such as openai:<model>@<base url>, not '{given.server}'")
+    try:
+        profile = await probe(model)
+    finally:
+        await model.aclose()
+    print(json.dumps(asdict(profile), indent=2) if given.json else "\n".join(profile.lines()))
+    return EXIT_FITS if profile.reachable else EXIT_TOO_LARGE
 
 
 def machine() -> dict[str, Any]:

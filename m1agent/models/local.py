@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -58,6 +58,7 @@ class LocalModel:
         source: a bundled name ("m1-nano"), a checkpoint folder, or an `Engine`. Weights are loaded at the first use.
         max_tokens: bound of a reply where neither settings nor limits give one.
         device, dtype: as for `Engine.from_pretrained`.
+        engine: further options of `Engine.from_pretrained`, such as `{"quantization": "int8", "tensor_parallel": 8}`.
 
     `constrained`: a grammar keeps every call and answer in its schema. `logprobs`: it tells how likely tokens were.
 
@@ -65,13 +66,20 @@ class LocalModel:
     """
 
     def __init__(
-        self, source: str | Path | Engine, *, max_tokens: int = MAX_TOKENS, device: str | None = None, dtype: Any = None
+        self,
+        source: str | Path | Engine,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        device: str | None = None,
+        dtype: Any = None,
+        engine: Mapping[str, Any] | None = None,
     ) -> None:
+        if engine and not isinstance(source, str | Path):
+            raise TypeError("engine= is for an engine that is loaded here; the one that was given has its options")
         self._source = source
         self._engine: Engine | None = None
         self._max_tokens = max_tokens
-        self._device = device
-        self._dtype = dtype
+        self._options: dict[str, Any] = {"device": device, "dtype": dtype, **(engine or {})}
         self._loading = threading.Lock()
         self._defaults: Settings | None = None
         self._grammars: list[_Compiled] = []
@@ -100,7 +108,7 @@ class LocalModel:
                     self._engine = self._source
                 else:
                     try:
-                        self._engine = Engine.from_pretrained(self._source, device=self._device, dtype=self._dtype)
+                        self._engine = Engine.from_pretrained(self._source, **self._options)
                     except M1RuntimeError as error:
                         raise ModelError(str(error)) from error
             return self._engine
@@ -217,7 +225,9 @@ class LocalModel:
     async def aclose(self) -> None:
         """Let go of an engine that was loaded here; sessions still open keep it."""
         if isinstance(self._source, str | Path):
-            self._engine = None
+            engine, self._engine = self._engine, None
+            if engine is not None and self._options.get("tensor_parallel", 1) > 1:
+                await in_thread(engine.close)  # Its other ranks are processes.
         self._grammars = []
 
     def _checkpoint_defaults(self) -> Settings:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from m1agent.cli import main
+from m1agent.models import load_model
 
 
 def test_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,3 +57,20 @@ def test_a_model_that_does_not_fit(folder: Path, tmp_path: Path, capsys: pytest.
 def test_wrong_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", *arguments, "--device", "cpu"] if "--device" not in arguments else arguments) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_server_is_asked(serving: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    served = serving(load_model("m1-nano"))
+    model = f"openai:{served.name}@{served.url}/v1"
+    assert main(["doctor", "--server", model]) == 0
+    assert "m1agent" in capsys.readouterr().out
+    assert main(["doctor", "--server", model, "--json"]) == 0
+    profile = json.loads(capsys.readouterr().out)
+    assert (profile["kind"], profile["reachable"], profile["listed"]) == ("m1agent", True, True)
+
+
+def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--server", "openai:any@http://127.0.0.1:9/v1"]) == 1
+    assert "127.0.0.1:9" in capsys.readouterr().out
+    assert main(["doctor", "--server", "m1-nano"]) == 2
+    assert "not 'm1-nano'" in capsys.readouterr().err

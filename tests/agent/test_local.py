@@ -247,3 +247,12 @@ def test_a_conversation_beyond_the_context_says_how_long_it_is_and_can_go_on(fol
     assert count > context and "rewind" in str(result.error)
     asyncio.run(talk.rewind(0))
     assert Agent(model).run_sync("word", conversation=talk).stop in ("done", "tokens")
+
+
+def test_options_of_the_engine(folder: Path) -> None:
+    model = LocalModel(folder, engine={"quantization": "int8"})
+    assert model.engine.stats().weight_bytes < LocalModel(folder).engine.stats().weight_bytes
+    with pytest.raises(TypeError, match="has its options"):
+        LocalModel(model.engine, engine={"quantization": "int8"})
+    with pytest.raises(ModelError, match="int7"):
+        _ = LocalModel(folder, engine={"quantization": "int7"}).engine
