@@ -44,7 +44,7 @@ async def extract(
 
 
 def _sandbox(limits: Limits) -> Sandbox:
-    readable = (Path(sys.base_prefix), Path(sys.prefix), PACKAGE / "formats", PACKAGE / "__init__.py")
+    readable = (Path(sys.base_prefix), Path(sys.prefix), PACKAGE.parent)  # To be imported, a folder must be listed.
     bounds = Bounds(
         seconds=limits.seconds, memory=limits.memory, processes=8, file_size=_largest(limits), output=1 << 20
     )
