@@ -55,6 +55,7 @@ def _keys() -> KeyBindings:
     keys = KeyBindings()
 
     @keys.add("enter")
+    @keys.add("c-j")  # Enter that was typed while an answer was still being written
     def _(event: KeyPressEvent) -> None:  # pyright: ignore[reportUnusedFunction]
         buffer = event.current_buffer
         if buffer.document.char_before_cursor == "\\":

@@ -172,7 +172,7 @@ class Generation:
         if self._text is not None and self._rules.tokenizer is not None:
             self._text = TextStream(self._rules.tokenizer.token_bytes, self.params.stop)
             for token in self.ids:
-                self._text.push(token)
+                self._text.push(token, stops=False)
 
     def account(self, executor: Executor) -> None:
         """Counts the tokens of a reply that is over, and ends its trial."""
@@ -204,9 +204,10 @@ class Generation:
     def _append(self, run: Sequence[int], origin: int) -> Chunk:
         kept: list[int] = []
         shown = ""
+        free = self.constraint is None or not self.constraint.held  # A stop string must not cut a call.
         for token in run:
             kept.append(token)
-            shown += self._text.push(token) if self._text else ""
+            shown += self._text.push(token, stops=free) if self._text else ""
             if self._text is not None and self._text.stopped:
                 self.finish_reason = "stop"
                 break

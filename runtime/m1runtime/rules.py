@@ -27,6 +27,11 @@ class Constraint(Protocol):
         """Nothing but an end token may follow."""
         ...
 
+    @property
+    def held(self) -> bool:
+        """Inside a call or an answer, where a stop string must not cut."""
+        ...
+
     def mask(self) -> Tensor | None:
         """Allowed tokens as int32 [ceil(V/32)] on the CPU, LSB first; None allows all."""
         ...

@@ -15,7 +15,8 @@ class SamplingParams:
 
     max_new_tokens: tokens generated at most, the end token included. temperature: 0 is greedy. top_k, min_p: 0 is off.
     repetition_penalty: 1 is off;
-    it applies to every token of the session. stop: strings that end the text and are not part of it. seed: makes a
+    it applies to every token of the session. stop: strings that end the text and are not part of it; they cut no
+    call of `Grammar.tool_calls`. seed: makes a
     generation reproducible. drafts: likely tokens go through the model together, which changes the number of forward
     passes and not the reply; None: where there is a grammar. logprobs: tells how likely each token was, and so
     many of the likeliest ones beside it (20 at most); None: does not.

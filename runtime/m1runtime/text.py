@@ -17,24 +17,27 @@ class TextStream:
         self.text = ""
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """The text this token makes certain: characters it completes, less what may be the start of a stop string."""
-        return self._emit(self._decoder.decode(self._token_bytes[token]), final=False)
+    def push(self, token: int, *, stops: bool = True) -> str:
+        """The text this token makes certain: characters it completes, less what may be the start of a stop string.
+
+        `stops`: whether a stop string may end here; else all of it is certain.
+        """
+        return self._emit(self._decoder.decode(self._token_bytes[token]), stops=stops)
 
     def finish(self) -> str:
         """What was held back; an unfinished character becomes U+FFFD."""
         return self._emit(self._decoder.decode(b"", final=True), final=True)
 
-    def _emit(self, new: str, *, final: bool) -> str:
+    def _emit(self, new: str, *, stops: bool = True, final: bool = False) -> str:
         if self.stopped:
             return ""
         self._held += new
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0] if stops else []
         if found:
             self.stopped = True
             certain = min(found)
         else:
-            certain = len(self._held) - (0 if final else self._possible_stop())
+            certain = len(self._held) - (0 if final or not stops else self._possible_stop())
         emitted, self._held = self._held[:certain], self._held[certain:]
         self.text += emitted
         return emitted

@@ -395,3 +395,10 @@ def test_a_model_without_a_tokenizer_is_drafted_too(engine: Engine) -> None:
     prompt = torch.arange(40).remainder(5).tolist()
     assert engine.generate([prompt], greedy(20)) == engine.generate([prompt], plain(greedy(20)))
     assert engine.stats().tokens_drafted > before
+
+
+def test_a_stop_string_does_not_cut_a_call(nano: Engine) -> None:
+    whole = nano.generate([QUESTION], greedy(80), CALLS)[0]
+    called = whole.text.index("<tool_calls>")
+    assert '"' in whole.text[called:]
+    assert nano.generate([QUESTION], greedy(80, stop=('"', "}")), CALLS)[0].text == whole.text

@@ -159,6 +159,8 @@ def test_a_grammar_without_a_single_token_left(engine: Engine) -> None:
         def forced(self, remaining: int) -> list[int]:
             return []
 
+        held = False
+
         def ending(self) -> None:
             return None
 

@@ -76,12 +76,11 @@ def resumed(vocabulary: Vocabulary, state: State, after: After, max_new_tokens: 
             raise SchemaError("the grammar does not take the tokens that are said to stand")
         state = taken
     if not after.failed:
-        return Constraint(vocabulary, state.refined(), max_new_tokens)
+        return Constraint(vocabulary, state.refined(), max_new_tokens, calls=True)
     if not isinstance(state, Inside):
         raise SchemaError("no value can have failed here: the text is not inside the grammar")
-    return Constraint(
-        vocabulary, Rewriting(state, after.lead, _barred(state, after.lead, after.failed)), max_new_tokens
-    )
+    rewriting = Rewriting(state, after.lead, _barred(state, after.lead, after.failed))
+    return Constraint(vocabulary, rewriting, max_new_tokens, calls=True)
 
 
 def _barred(state: Inside, lead: bytes, failed: bytes) -> tuple[bytes, ...]:

@@ -160,7 +160,7 @@ class Grammar:
         answer = self._answer._first(known, programs(tokenizer)) if self._answer is not None else None
         if answer is not None and answer.min_tokens > max_new_tokens:
             answer = None
-        return Constraint(known, state, max_new_tokens, answer)
+        return Constraint(known, state, max_new_tokens, answer, calls=isinstance(self._text, _Calls))
 
     def _first(self, known: Vocabulary, compiled: Programs) -> State | None:
         calls = self._text

@@ -222,15 +222,31 @@ class Constraint:
     the tokens that are left.
     """
 
-    __slots__ = ("_answer", "_remaining", "_row", "_state", "_vocabulary")
+    __slots__ = ("_answer", "_calls", "_remaining", "_row", "_state", "_vocabulary")
 
-    def __init__(self, vocabulary: Vocabulary, state: State, remaining: int, answer: State | None = None) -> None:
-        """`answer`: the same place in a text that may only be an answer, where calls may come instead."""
-        self._vocabulary, self._state, self._remaining = vocabulary, state, remaining
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        state: State,
+        remaining: int,
+        answer: State | None = None,
+        *,
+        calls: bool = False,
+    ) -> None:
+        """`answer`: the same place in a text that may only be an answer, where calls may come instead.
+
+        calls: the grammar is that of calls and answers, which are of no use in part.
+        """
+        self._vocabulary, self._state, self._remaining, self._calls = vocabulary, state, remaining, calls
         self._answer = answer
         self._row: Tensor | None = None
         if state.min_tokens > remaining and self.min_tokens > remaining:
             raise BudgetError(remaining, self.min_tokens)
+
+    @property
+    def held(self) -> bool:
+        """Inside a call or an answer, where a stop string must not cut; not in free text, nor while thinking."""
+        return self._calls and not isinstance(self._state, FreeText | Thinking)
 
     def mask(self) -> Tensor | None:
         """int32 [ceil(V/32)] on the CPU, LSB first, 1 = allowed; None: free text, anything may follow.
