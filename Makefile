@@ -53,8 +53,9 @@ $(SERVERS)/.venv-minimax-%/installed: $(SERVERS)/minimax-%.txt
 
 servers: $(SERVERS)/node_modules/installed $(MINIMAX)
 
+# Whole files to a process, since what a file sets up is often dear.
 test: lint servers
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 format: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix .

@@ -141,7 +141,7 @@ def test_tools_may_be_functions_toolsets_and_tools() -> None:
     with pytest.raises(ToolDefinitionError, match="two tools are called 'double'"):
         Agent(model, tools=[double, double])
     with pytest.raises(ModelNotFound):
-        Agent("hf:some/model")
+        Agent("gguf:some/model")
 
 
 def test_an_output_type_is_validated() -> None:
