@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,7 @@ def test_two_hundred_connections_leave_nothing_behind() -> None:
         return before, held(), pids
 
     before, after, pids = asyncio.run(go())
-    assert after == before
+    # Threads of other tests in this process may end meanwhile.
+    assert after == replace(before, threads=min(before.threads, after.threads))
     assert len(set(pids)) >= CYCLES * 3 // 2
     assert [pid for pid in pids if is_running(pid)] == []
