@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -389,7 +388,6 @@ def test_a_deep_folder(tools: Toolset, root: Path) -> None:
     assert "deep" in call(tools, "read_file", path=f"{deep}/x.txt")
     assert "deep" in call(tools, "search_files", pattern="deep")
     subprocess.run(["rm", "-r", str(root / "d")], check=True)  # Too deep for what removes the folders of old tests.
-    shutil.rmtree(root / "d")
 
 
 def test_no_descriptor_is_left_open(tools: Toolset, root: Path, outside: Path) -> None:
