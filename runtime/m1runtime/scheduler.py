@@ -20,6 +20,7 @@ from m1runtime.spans import Span
 SHORT = 64
 """Pending tokens up to which a request counts as decoding: its tokens don't wait for a place among the prompts'."""
 
+NAME = "m1runtime engine"
 STALE = 16
 
 PATIENCE = 16
@@ -58,7 +59,7 @@ class Scheduler:
                 self._waiting.append(request)
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=_drive, args=(weakref.ref(self), self._work), name="m1runtime engine", daemon=True
+                    target=_drive, args=(weakref.ref(self), self._work), name=NAME, daemon=True
                 )
                 self._thread.start()
         self._work.set()
@@ -265,6 +266,9 @@ _SCHEDULERS: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 def _close_all() -> None:
     for scheduler in list(_SCHEDULERS):
         scheduler.close()
+    for thread in threading.enumerate():
+        if thread.name == NAME:  # Of an engine that was dropped a moment ago: ended in the middle, it would abort.
+            thread.join(timeout=10)
 
 
 def _drive(owner: weakref.ref[Scheduler], work: threading.Event) -> None:

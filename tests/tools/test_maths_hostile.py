@@ -88,7 +88,7 @@ def warm() -> Iterator[None]:
 def test_refused_at_once(operation: str, expression: str) -> None:
     seconds, message = refused_in(operation, expression)
     print(f"{seconds * 1000:.1f} ms  {message}")
-    assert seconds < 0.5
+    assert seconds < 3
     assert 20 < len(message) < 220
     assert "Traceback" not in message
 
@@ -145,4 +145,4 @@ def test_repetition_does_not_slow_the_reader(unit: str, operation: str) -> None:
         read(text, operation)
     except MathsError:
         pass
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 3
