@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--schemes", nargs="+", default=["fp32", "int8"], help="fp32, int8, int4, ...")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
-    parser.add_argument("--compile", action="store_true", help="also the compiled decode step")
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"threads": 1, "prompt tokens": PROMPT, "new tokens": NEW, "long prompt": LONG}
@@ -75,8 +74,6 @@ def write_model(folder: Path, sizes: dict[str, int], seed: int = 0) -> Path:
 
 def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     engines = {name: _engine(folder, name) for name in options.schemes}
-    if options.compile:
-        engines["fp32 compiled"] = _engine(folder, "fp32", compile=True)
     works: dict[str, dict[str, Work]] = {name: _ours(engine) for name, engine in engines.items()}
     if not options.no_peer:
         works["transformers"] = _theirs(peer_of(folder))
@@ -89,9 +86,9 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _engine(folder: Path, scheme: str, **options: Any) -> Engine:
+def _engine(folder: Path, scheme: str) -> Engine:
     quantization = None if scheme == "fp32" else scheme
-    return Engine.from_pretrained(folder, device="cpu", quantization=quantization, threads=1, progress=False, **options)
+    return Engine.from_pretrained(folder, device="cpu", quantization=quantization, threads=1, progress=False)
 
 
 def _prompts(count: int, length: int) -> list[list[int]]:

@@ -316,7 +316,7 @@ class LocalThread:
     async def aclose(self) -> None:
         self._closed = True
         if self._session is not None:
-            self._session.close()
+            await in_thread(self._session.close)  # It waits for the forward pass under way.
 
     def _closing(self) -> tuple[Piece, ...]:
         """What ends the model's last turn: the template writes a newline after the end token."""

@@ -21,7 +21,6 @@ from m1agent.serve.wire_out import TextChoice, TextCompletion
 
 MAX_TOKENS = 16
 """What OpenAI's API writes where nothing is said."""
-MOST_PROMPTS = 64
 
 
 @dataclass(slots=True)

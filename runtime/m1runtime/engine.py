@@ -21,7 +21,7 @@ from m1runtime.devices import as_device, as_dtype
 from m1runtime.errors import ConfigError, SessionError, TokenizerError
 from m1runtime.executor import Executor, Progress
 from m1runtime.generation import Chunk, Completion, Generation
-from m1runtime.memory import Wish, available_bytes, plan_memory
+from m1runtime.memory import MemoryPlan, Wish, available_bytes, plan_memory
 from m1runtime.model import Model
 from m1runtime.parallel import Spec, lead
 from m1runtime.requests import Reply, alast, last
@@ -119,8 +119,8 @@ class Engine:
         threads: of a forward pass on a CPU, that alone; None chooses (`threads.py`).
         progress: print the memory plan and a bar; None does so on a terminal.
         cache_memory: bytes that sessions and the prefix tree may take; None is a share of what the weights leave.
-        cold: a folder for what the prefix tree gives up and `save()` writes; the next engine finds it there. It takes
-        cold_bytes at most. cold_dtype: "int8" stores states in a quarter, and what goes on from them is not exact.
+        cold: a folder for what the prefix tree gives up and `save_cache()` writes; the next engine finds it there. It
+        takes cold_bytes at most. cold_dtype: "int8" stores states in a quarter; what goes on from them is not exact.
         memory_limit: bytes, instead of what the machine says. A folder without tokenizer.json serves token ids.
         Raises ConfigError, CheckpointError, TokenizerError, ParallelError, and MemoryPlanError before reading a weight.
         """
@@ -132,14 +132,7 @@ class Engine:
         tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
         context = min(4096, config.max_position_embeddings)
         wish = Wish(dtype, context=context, quantization=quantization, devices=tensor_parallel, chunk=prefill_chunk)
-        available = available_bytes(device) if memory_limit is None else memory_limit
-        if device.type == "cpu":
-            available //= tensor_parallel  # its ranks share it
-        plan = plan_memory(config, wish, device=str(device), available=available)
-        log.info("%s", plan)
-        if progress or (progress is None and sys.stderr.isatty()):
-            print(plan, file=sys.stderr)
-        plan.check()
+        plan = _checked_plan(config, wish, device, memory_limit, progress)
         if tensor_parallel > 1:
             spec = Spec(
                 str(folder), tensor_parallel, device.type, str(dtype).removeprefix("torch."), quantization, threads
@@ -305,6 +298,21 @@ class Engine:
         if not checked:
             raise SessionError("a prompt needs at least one token")
         return checked
+
+
+def _checked_plan(
+    config: ModelConfig, wish: Wish, device: torch.device, limit: int | None, progress: bool | None
+) -> MemoryPlan:
+    """The plan, told to whoever watches. Raises MemoryPlanError when it does not fit."""
+    available = available_bytes(device) if limit is None else limit
+    if device.type == "cpu":
+        available //= wish.devices  # its ranks share it
+    plan = plan_memory(config, wish, device=str(device), available=available)
+    log.info("%s", plan)
+    if progress or (progress is None and sys.stderr.isatty()):
+        print(plan, file=sys.stderr)
+    plan.check()
+    return plan
 
 
 def _nothing(_: SequenceState) -> None:

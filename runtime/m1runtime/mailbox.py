@@ -26,11 +26,6 @@ class Mailbox(Generic[T]):
         self._filled = threading.Condition()
         self._wakers: list[Callable[[], None]] = []
 
-    @property
-    def ready(self) -> bool:
-        """Whether `get` returns at once."""
-        return bool(self._items)
-
     def put(self, item: T) -> None:
         """Adds an item."""
         self._put(item)
@@ -50,7 +45,7 @@ class Mailbox(Generic[T]):
         return item
 
     async def wait(self) -> None:
-        """Returns once `ready`."""
+        """Returns once `get` would not block."""
         loop = asyncio.get_running_loop()
         filled = loop.create_future()
 

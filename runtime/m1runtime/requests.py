@@ -100,14 +100,14 @@ class Prefill(Request):
 class Reply(Request):
     """Generates a reply.
 
-    open: makes the generation once the request is admitted. ended: called when nothing more is computed for it.
+    generation: or what makes it, once the request is admitted. ended: called when nothing more is computed for it.
     ahead: tokens that may be generated before the caller takes them.
     """
 
     def __init__(
         self,
         executor: Executor,
-        open: Callable[[], Generation],
+        generation: Generation | Callable[[], Generation],
         *,
         ended: Callable[[SequenceState], None],
         ahead: float = math.inf,
@@ -115,10 +115,10 @@ class Reply(Request):
     ) -> None:
         super().__init__(priority)
         self.mailbox: Mailbox[Chunk] = Mailbox()
-        self.generation: Generation | None = None
+        self.generation = generation if isinstance(generation, Generation) else None
         self.taken = 0  # tokens that the caller has
         self._executor = executor
-        self._open, self._ended, self._ahead = open, ended, ahead
+        self._given, self._ended, self._ahead = generation, ended, ahead
         self._counted = False
 
     @property
@@ -132,8 +132,8 @@ class Reply(Request):
         return len(self.generation.ids) - self.taken >= self._ahead
 
     def begin(self) -> None:
-        if self.generation is None:
-            self.generation = self._open()
+        if not isinstance(self._given, Generation):
+            self.generation = self._given()
 
     def draft(self) -> Draft | None:
         assert self.generation is not None

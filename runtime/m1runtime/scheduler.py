@@ -50,7 +50,7 @@ class Scheduler:
         _SCHEDULERS.add(self)
 
     def submit(self, requests: Iterable[Request]) -> None:
-        """Puts requests in the queue. Raises ClosedError when the interpreter is exiting."""
+        """Puts requests in the queue. Raises ClosedError once the engine is closed."""
         with self._lock:
             if self._closed:
                 raise ClosedError("the engine is closed")
@@ -182,8 +182,9 @@ class Scheduler:
     def _pass(self, requests: Sequence[Request]) -> None:
         planned = self._plan(requests)
         if not planned:
-            if requests:
-                first = min(requests, key=_seniority)
+            # One whose caches were taken a moment ago is to wait for its turn instead.
+            if stuck := [request for request in requests if request.sequence.slot >= 0]:
+                first = min(stuck, key=_seniority)
                 self._fail(first, self._executor.full(first.sequence))
             return
         self._passes += 1

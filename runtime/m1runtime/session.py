@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -82,8 +81,8 @@ class Session:
         """Computes new tokens after the present ones; the end becomes a rewind point that costs nothing.
 
         `boundaries`: further rewind points, as counts of the new tokens (0 < b <= len(ids)), pinned like `commit`. Long
-        inputs go in chunks;
-        `progress(done, total)` follows them. Raises SessionError for an id outside the vocabulary, or too many.
+        inputs go in chunks; `progress(done, total)` follows them. Of several callers' work, that of the higher
+        `priority` goes first. Raises SessionError for an id outside the vocabulary, or too many.
         """
         self._add(ids, boundaries)
         self._scheduler.run(Prefill(self._sequence, priority=priority), progress)
@@ -262,9 +261,8 @@ class Session:
         replies: list[Reply] = []
         for fork, seed in zip(forks, seeds, strict=True):
             generation = Generation(fork._sequence, replace(params, seed=seed), self._rules, grammar)
-            made = Reply(self._executor, partial(_given, generation), ended=self._executor.end_turn, priority=priority)
-            fork._reply = made
-            replies.append(made)
+            fork._reply = Reply(self._executor, generation, ended=self._executor.end_turn, priority=priority)
+            replies.append(fork._reply)
         return forks, replies
 
     def _settle(self) -> None:
@@ -287,7 +285,3 @@ def likelihood(completion: Completion) -> float:
     """Mean log probability of a reply's tokens; -inf for an empty one. Needs `SamplingParams(logprobs=...)`."""
     logprobs = [token.logprob for token in completion.logprobs]
     return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
-
-
-def _given(generation: Generation) -> Generation:
-    return generation

@@ -35,18 +35,13 @@ class Stream(Iterator[Chunk], AsyncIterator[Chunk]):
     ) -> None:
         """`ended`: called once nothing more is computed for it. `owner`: kept alive as long as the stream is."""
         self._scheduler, self._generation, self._owner = scheduler, generation, owner
-        self.reply = Reply(executor, lambda: generation, ended=ended, ahead=AHEAD, priority=priority)
+        self.reply = Reply(executor, generation, ended=ended, ahead=AHEAD, priority=priority)
         self._over = False
 
     @property
     def finished(self) -> bool:
         """Whether the reply has ended and all of it was taken, or it was closed."""
         return self._over
-
-    @property
-    def ready(self) -> bool:
-        """Whether the next chunk can be taken without waiting."""
-        return self._over or self.reply.mailbox.ready
 
     @property
     def taken(self) -> int:

@@ -88,7 +88,7 @@ def warm() -> Iterator[None]:
 def test_refused_at_once(operation: str, expression: str) -> None:
     seconds, message = refused_in(operation, expression)
     print(f"{seconds * 1000:.1f} ms  {message}")
-    assert seconds < 3
+    assert seconds < 0.5
     assert 20 < len(message) < 220
     assert "Traceback" not in message
 
@@ -140,9 +140,9 @@ def test_any_words_of_mathematics_are_read_or_refused(pieces: list[str], joint: 
 @pytest.mark.parametrize("operation", ["solve", "integral", "limit", "evaluate", "derivative", "subtract"])
 def test_repetition_does_not_slow_the_reader(unit: str, operation: str) -> None:
     text = (unit * 1000)[:999]
-    start = time.perf_counter()
+    start = time.process_time()  # Others may have the processor meanwhile.
     try:
         read(text, operation)
     except MathsError:
         pass
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 0.5

@@ -12,7 +12,6 @@ from m1tools.formats.markup import sections_of
 from m1tools.formats.section import Extracted, Limits, Refused
 
 ENTRIES = 10_000
-BODY = "word/document.xml"
 HEADING = re.compile(r"heading ([1-6])", re.IGNORECASE)
 
 

@@ -107,10 +107,4 @@ def _stopped(outcome: Outcome, bounds: Bounds) -> str:
 
 
 def _hint(outcome: Outcome) -> str:
-    known = {
-        137: " It was killed.",
-        139: " It crashed.",
-        152: " Its processor time was used up.",
-        153: " A file grew too large.",
-    }
-    return known.get(outcome.code, "")
+    return HINTS.get(outcome.code, "")
