@@ -19,7 +19,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable ".[runtime,tools,demo]"
+	$(INSTALL) --editable ".[runtime,serve,cli,tools,demo]"
 	@touch $@
 
 $(VENV)/dev.installed: pyproject.toml constraints.txt | $(BIN)/python

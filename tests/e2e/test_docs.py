@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TITLE = re.compile(r'title="([\w./-]+)"')
 SHELL = ("sh", "bash", "console", "shell")
 
 
@@ -23,6 +25,7 @@ class Block:
     language: str
     code: str
     output: str | None  # the `text` block right after it
+    title: str | None = None  # the name of the file that it is
 
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"
@@ -30,7 +33,7 @@ class Block:
 
 def _blocks() -> list[Block]:
     found: list[Block] = []
-    for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/m1*/**/README.md")]):
+    for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("**/*.md"), *ROOT.glob("*/m1*/**/README.md")]):
         matches = list(FENCE.finditer(text := page.read_text()))
         for i, match in enumerate(matches):
             after = matches[i + 1] if i + 1 < len(matches) else None
@@ -40,14 +43,36 @@ def _blocks() -> list[Block]:
                     page,
                     text.count("\n", 0, match.start()) + 1,
                     match[1],
-                    match[2],
-                    after[2] if after and follows else None,
+                    match[3],
+                    after[3] if after and follows else None,
+                    title[1] if (title := TITLE.search(match[2])) else None,
                 )
             )
     return found
 
 
 BLOCKS = _blocks()
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+def _run(command: list[str], folder: Path, seconds: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": PATH},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+
+
+def _write_files(page: Path, folder: Path) -> None:
+    for block in BLOCKS:
+        if block.page == page and block.title:
+            target = folder / block.title
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(block.code)
 
 
 def test_blocks_say_their_language() -> None:
@@ -57,7 +82,8 @@ def test_blocks_say_their_language() -> None:
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=str)
 def test_python_block(block: Block, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", block.code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    _write_files(block.page, tmp_path)
+    done = _run([sys.executable, "-c", block.code], tmp_path, 120)
     assert done.returncode == 0, done.stderr
     if block.output is not None:
         assert _settled(done.stdout) == _settled(block.output)
@@ -65,6 +91,7 @@ def test_python_block(block: Block, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in SHELL], ids=str)
 def test_shell_block(block: Block, tmp_path: Path) -> None:
+    _write_files(block.page, tmp_path)
     for line in block.code.splitlines():
         command = line.removeprefix("$ ").split("  #")[0].strip()
         if not command or command.startswith("#"):
@@ -82,9 +109,7 @@ def _run_here(command: str, block: Block, folder: Path) -> None:
     words = shlex.split(command)
     program = [str(Path(sys.executable).parent / words[0])] if words[0] == "m1agent" else [sys.executable]
     local = words[1:2] == ["-m"] or (len(words) > 1 and (ROOT / words[1]).exists())
-    done = subprocess.run(
-        program + words[1:], cwd=ROOT if local else folder, capture_output=True, text=True, timeout=170
-    )
+    done = _run(program + words[1:], ROOT if local else folder, 170)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     if block.output is not None:
         assert _settled(done.stdout) == _settled(block.output)
