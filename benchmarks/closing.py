@@ -4,8 +4,11 @@ A file of JSON lines holds a `schema` a line: an object of `name` and `arguments
 an object, which becomes the arguments of one tool. A .json file is an MCP server's list of tools. The model must call
 one of the tools within a budget; budgets from the shortest possible upwards are tried, and random ones beyond.
 
-A call is judged by its tool's original schema. Where the tool's report is empty, every call must be valid; where it
-names what the mask leaves out, validation is what finds the rest. No reply may be cut, nor stuck before its end.
+A reply is written as an agent's local model writes it: a call of a tool whose report names what the mask leaves out is
+validated, and written again once from its first wrong value on. A call is judged by its tool's original schema. Where
+the report is empty, every call must be valid; else the ones left are those that the loop would answer with an error.
+A report that names the whole schema is told apart: most of these admit no object at all, and no call is valid.
+`tried again` counts replies. No reply may be cut, nor stuck before its end.
 
 Times are CPU seconds of one thread. With `--seconds` a case is left between two budgets once it has taken as long;
 those it still had are counted. `slow` lists the cases whose compilation, or one budget of which, took SLOW seconds.
@@ -37,10 +40,18 @@ from tqdm import tqdm
 
 import m1runtime
 from benchmarks import report
-from m1runtime import Engine, Grammar, ModelConfig, SamplingParams
+from m1agent.messages import ToolSpec
+from m1agent.models.base import Settings
+from m1agent.models.checks import CallChecks
+from m1agent.models.local import LocalModel
+from m1agent.models.writing import Writing
+from m1agent.prompt.envelope import Envelope
+from m1runtime import Engine, Grammar, ModelConfig
 from m1runtime.checkpoint import expected_tensors
 from m1runtime.errors import BudgetError, GenerationError
 from m1runtime.grammar import ToolGrammar
+from m1runtime.grammar.report import Unenforced
+from m1runtime.grammar.schema import Order
 from m1runtime.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
@@ -68,7 +79,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=40, help="try this many budgets from the shortest upwards")
     parser.add_argument("--beyond", type=int, default=4, help="and this many random ones beyond")
     parser.add_argument("--longest", type=int, default=512, help="tokens above the shortest, at most")
-    parser.add_argument("--replies", type=int, default=1, help="a budget, all in one batch")
+    parser.add_argument("--replies", type=int, default=1, help="a budget")
     parser.add_argument("--cases", type=int, default=10**9, help="of each file, the first of them")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="a case, at most")
@@ -171,14 +182,14 @@ class Found:
 
 def _outcome(case: Case, number: int, options: argparse.Namespace) -> Found:
     """All budgets of a case."""
-    engine = _engine[0]
-    assert engine.tokenizer is not None
+    model = _Model(_engine[0], options.order)
+    envelope = Envelope(tuple(ToolSpec(tool.name, "", tool.schema) for tool in case.tools), "required")
     began = time.process_time()
-    grammar = Grammar.tool_calls(case.tools, mode="required", order=options.order)
+    grammar = model.grammar(envelope)
     judge = Judge(case, grammar)
     found = Found(Counter(cases=1, tools=len(case.tools), enforced=sum(one.enforced for one in grammar.reports)))
     try:
-        shortest = grammar.start(engine.tokenizer, max_new_tokens=10**6).min_tokens
+        shortest = grammar.start(model.tokenizer, max_new_tokens=10**6).min_tokens
     except BudgetError:
         found.counts["cases without a known call"] += 1
         return found
@@ -189,32 +200,67 @@ def _outcome(case: Case, number: int, options: argparse.Namespace) -> Found:
         if latest - began > options.seconds:
             found.counts.update({"cases left": 1, "budgets left": len(budgets) - i})
             break
-        counts, texts = _at(engine, grammar, judge, budget, options)
+        counts, texts = _at(model, envelope, judge, budget, options)
         found.counts.update(counts)
         found.failures += [f"budget {budget} of {shortest}: {text}" for text in texts]
         found.longest = max(found.longest, time.process_time() - latest)
     return found
 
 
+class _Model(LocalModel):
+    """The agent's model, with properties in any order if asked for."""
+
+    def __init__(self, engine: Engine, order: Order) -> None:
+        super().__init__(engine)
+        self._order: Order = order
+        self._made: Grammar | None = None
+
+    def grammar(self, envelope: Envelope, *, thought: bool = False) -> Grammar:
+        if self._made is None:
+            tools = [ToolGrammar(spec.name, spec.parameters) for spec in envelope.tools]
+            self._made = Grammar.tool_calls(tools, mode="required", order=self._order)
+        return self._made
+
+    def checks(self, envelope: Envelope) -> CallChecks:
+        weak = {report.name for report in self.grammar(envelope).reports if not report.enforced}
+        return CallChecks.of(spec for spec in envelope.tools if spec.name in weak)
+
+
 def _at(
-    engine: Engine, grammar: Grammar, judge: Judge, budget: int, options: argparse.Namespace
+    model: _Model, envelope: Envelope, judge: Judge, budget: int, options: argparse.Namespace
 ) -> tuple[Counter[str], list[str]]:
     """Counts of the replies within a budget, and the ends of those that failed."""
-    params = SamplingParams(max_new_tokens=budget, temperature=1.0, top_p=1.0, seed=options.seed + budget)
-    prompts = [[1, 2, 3 + i] for i in range(options.replies)]
-    try:
-        replies = engine.generate(prompts, params, grammar)
-    except GenerationError as error:
-        return Counter(replies=len(prompts), stuck=1), [str(error)]
+    settings = Settings(max_tokens=budget, temperature=1.0, top_p=1.0, seed=options.seed + budget)
     counts: Counter[str] = Counter()
     failures: list[str] = []
-    for done in replies:
-        counts.update(replies=1, tokens=len(done.ids), forced=done.forced_tokens)
-        found = Counter(cut=1) if done.finish_reason != "stop" else judge.reply(done.text)
+    for i in range(options.replies):
+        counts["replies"] += 1
+        try:
+            text, found = _reply(model, envelope, judge, settings, [1, 2, 3 + i])
+        except GenerationError as error:
+            text, found = str(error), Counter(stuck=1)
         counts.update(found)
-        if found["cut"] or found["invalid, report empty"] or found["broken"]:
-            failures.append(done.text[-300:])
+        if any(found[kind] for kind in ("stuck", "cut", "broken", "invalid, report empty")):
+            failures.append(text[-300:])
     return counts, failures
+
+
+def _reply(
+    model: _Model, envelope: Envelope, judge: Judge, settings: Settings, prompt: list[int]
+) -> tuple[str, Counter[str]]:
+    """A reply, and what is to be counted of it."""
+    with model.engine.session(prompt) as session:
+        writing = Writing(model, session, envelope, settings)
+        writing.begin()
+        text = ""
+        while (more := writing.next(thinking=False)) is not None:
+            text += more
+        usage, standing = writing.usage, session.length - len(prompt)
+    counts = Counter(tokens=usage.output_tokens, forced=usage.forced_tokens)
+    if usage.output_tokens > standing:
+        counts["tried again"] = 1
+    counts.update(Counter(cut=1) if writing.stop != "done" else judge.reply(text))
+    return text, counts
 
 
 def _budgets(shortest: int, random: Random, options: argparse.Namespace) -> list[int]:
@@ -228,6 +274,7 @@ class Judge:
 
     def __init__(self, case: Case, grammar: Grammar) -> None:
         self.enforced = {one.name: one.enforced for one in grammar.reports}
+        self.unheld = {one.name for one in grammar.reports for left in one.unenforced if _whole(left)}
         self.validators: dict[str, Any] = {}
         for tool in case.tools:
             kind = validators.validator_for(tool.schema, default=Draft202012Validator)
@@ -256,7 +303,13 @@ class Judge:
             return "beyond the validator"
         if valid:
             return "valid"
+        if name in self.unheld:
+            return "invalid, the whole schema reported"
         return "invalid, report empty" if self.enforced[name] else "invalid, reported"
+
+
+def _whole(left: Unenforced) -> bool:
+    return left.path == "" and left.keyword == "*"
 
 
 if __name__ == "__main__":

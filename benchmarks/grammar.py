@@ -5,8 +5,10 @@ and xgrammar run in this process, outlines-core and lm-format-enforcer in the en
 All run on one thread and are set up as their documentation advises; ours, llguidance and xgrammar write the separators
 `", "` and `": "`. Ours alone also proves at every step that the call can be ended within the budget of 512 tokens.
 
-*Compile* is a schema that was never seen, to its first mask, in a warm process. *Cold* is the first replay of a call,
-*warm* the second. `--tools` compiles that many tools of the file together. A *batch* is 64 calls at once, one token a
+*Compile* is a schema that was never seen, to its first mask, in a warm process. What *cold*, *warm* and *in an engine's
+order* mean stands in benchmarks/peers/grammars.py, which measures them.
+
+`--tools` compiles that many tools of the file together. A *batch* is 64 calls at once, one token a
 step: the masks of all written to one bitmask (llguidance, xgrammar: row after row on one thread), on the second pass.
 """
 
@@ -28,7 +30,7 @@ import torch
 
 import m1runtime
 from benchmarks import report
-from benchmarks.peers.grammars import SIDES, Case, Side, measure, quantiles, reading
+from benchmarks.peers.grammars import SIDES, Case, Side, in_order, measure, quantiles, reading
 from m1runtime import Grammar
 from m1runtime.grammar import ToolGrammar
 from m1runtime.grammar.masks import fill_masks
@@ -66,6 +68,15 @@ class Ours:
     def advance(self, state: list[Any], token: int) -> bool:
         state[1] -= 1
         return state[0].try_accept(token, state[1])
+
+    def forced(self, state: list[Any]) -> list[int]:
+        run = state[0].forced(state[1])
+        state[1] -= len(run)
+        return run
+
+    def ahead(self, state: list[Any]) -> None:
+        for _ in state[0].look_ahead():
+            pass
 
     def together(self, tools: list[tuple[str, Any]]) -> None:
         """Compiles these tools as one grammar, to the first mask."""
@@ -122,6 +133,14 @@ class LLGuidance:
     def advance(self, state: Any, token: int) -> bool:
         return state.consume_token(token)
 
+    def forced(self, state: Any) -> list[int]:
+        run = state.compute_ff_tokens()
+        state.consume_tokens(run)
+        return run
+
+    def ahead(self, state: Any) -> None:
+        """It has nothing of the kind."""
+
     def together(self, tools: list[tuple[str, Any]]) -> None:
         self.mask(self.start(self.compile(_union(tools))))
 
@@ -157,6 +176,13 @@ class XGrammar:
 
     def advance(self, state: Any, token: int) -> bool:
         return state.accept_token(token)
+
+    def forced(self, state: Any) -> list[int]:
+        """It forces bytes, not tokens, and engines that use it do without."""
+        return []
+
+    def ahead(self, state: Any) -> None:
+        """It has nothing of the kind."""
 
     def together(self, tools: list[tuple[str, Any]]) -> None:
         self.mask(self.start(self.compile(_union(tools))))
@@ -202,10 +228,19 @@ def main() -> None:
         _warm(side, tokenizer)
         figures[name] = measure(side, cases, options.seconds)
         figures[name][f"batch of {BATCH} masks µs, warm"] = quantiles(_batch(side, cases))
+        figures[name] |= in_order(_other(kind, options.tokenizer), cases, tokenizer.token_bytes, options.seconds)
         figures[name][f"{len(tools)} tools compiled together, ms"] = round(_together(side, _unseen(tools, name)), 1)
     figures |= _peers(tokenizer, cases, options.seconds)
     report.save("grammar", figures)
     print(f"\n{_table({name: one for name, one in figures.items() if isinstance(one, dict)})}\n")
+
+
+def _other(kind: Callable[[Tokenizer], Any], tokenizer: Path) -> Any:
+    """A side with a vocabulary of its own, which has seen nothing but the warm-up."""
+    known = Tokenizer.from_file(tokenizer)
+    side = kind(known)
+    _warm(side, known)
+    return side
 
 
 def _cases(rows: list[dict[str, Any]], tokenizer: Tokenizer) -> list[Case]:

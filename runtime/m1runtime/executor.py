@@ -61,6 +61,7 @@ class Executor:
         self.states, self.pages, self.live = self.store.states, self.store.pages, self.store.live
         self.counters = Counters()
         self._no_state = self.states.states[:, 0]  # what a model without lightning layers exports
+        self._passed = torch.cuda.Event() if device.type == "cuda" else None  # the end of the last pass
         self._lock = threading.RLock()
         self._inside = False  # of `_alone`, in the thread that has the lock
         self._leaving: deque[SequenceState] = deque()
@@ -226,11 +227,18 @@ class Executor:
             try:
                 exports = [self._exports(span) for span in spans]
                 self._settle(spans, exports, self._forward(spans, exports))
+                if self._passed is not None:
+                    self._passed.record(torch.cuda.current_stream(self.device))
             except BaseException:
                 # Some layers have advanced and others not: go back to a state known to be whole.
                 for span in spans:
                     self.store.restore(span.sequence, span.start, "interrupted")
                 raise
+
+    @property
+    def running(self) -> bool:
+        """Whether an accelerator still computes the last pass; on a CPU a pass is over when `compute` returns."""
+        return self._passed is not None and not self._passed.query()
 
     def settle(self, sequence: SequenceState) -> None:
         """Ends a trial: what did not come true of it is taken back."""

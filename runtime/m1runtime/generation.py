@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -118,6 +118,11 @@ class Generation:
         constraint = self._steps[-1].after if self._steps else self.constraint
         if constraint is not None:
             constraint.prepare()
+
+    def look_ahead(self) -> Iterator[None]:
+        """Finds, piece by piece, what the grammar will be asked for after the tokens that the pass under way brings."""
+        places = [self.constraint, *(step.after for step in self._steps)]
+        return chain.from_iterable(place.look_ahead() for place in places if place is not None)
 
     def step(self) -> Iterator[Chunk]:
         """Chooses tokens as far as the last pass has logits for them, each with its forced run; yields what can be

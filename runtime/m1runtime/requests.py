@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from m1runtime.executor import Executor
@@ -50,6 +50,10 @@ class Request(ABC):
 
     def prepare(self) -> None:  # noqa: B027
         """What can be done while a forward pass runs that computes all that is pending."""
+
+    def look_ahead(self) -> Iterator[None]:
+        """What else may be done meanwhile, piece by piece, as long as the pass runs."""
+        return iter(())
 
     def passed(self) -> None:  # noqa: B027
         """A forward pass has computed something for it."""
@@ -142,6 +146,10 @@ class Reply(Request):
     def prepare(self) -> None:
         assert self.generation is not None
         self.generation.prepare()
+
+    def look_ahead(self) -> Iterator[None]:
+        assert self.generation is not None
+        return self.generation.look_ahead()
 
     def step(self) -> bool:
         generation = self.generation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING, Protocol
@@ -54,6 +54,10 @@ class Constraint(Protocol):
 
     def prepare(self) -> None:
         """Makes the next mask now; it is kept until a token is taken."""
+        ...
+
+    def look_ahead(self) -> Iterator[None]:
+        """Finds, piece by piece, what will be asked for after the next token. It changes nothing but the time taken."""
         ...
 
     def fork(self) -> Constraint:

@@ -203,9 +203,16 @@ class Scheduler:
         ended = [request for request, span in planned if span.ends]
         for request in ended:
             request.prepare()
+        self._look_ahead(ended)
         for request, _ in planned:
             request.passed()
         self._step(ended)
+
+    def _look_ahead(self, requests: Iterable[Request]) -> None:
+        """Uses the time in which an accelerator computes: what a grammar is asked for the first time costs most."""
+        pieces = itertools.chain.from_iterable(request.look_ahead() for request in requests)
+        while self._executor.running and next(pieces, pieces) is None:
+            pass
 
     def _plan(self, requests: Sequence[Request]) -> list[tuple[Request, Span]]:
         decoding = any(request.sequence.pending <= SHORT for request in requests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 import m1runtime
-from m1runtime import Grammar
+from m1runtime import Engine, Grammar, SamplingParams
+from m1runtime.executor import Executor
 from m1runtime.grammar import Constraint, ToolGrammar
 from m1runtime.grammar import table as tables
 from m1runtime.grammar.inside import programs
@@ -184,3 +186,86 @@ def test_masks_are_right_where_nothing_more_may_be_kept(monkeypatch: pytest.Monk
         for tokens, masks in zip(said, known, strict=True):
             for mask, other in zip(masks, masks_along(tight, tokens), strict=True):
                 assert mask.equal(other)
+
+
+FREE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"n": {"type": "number"}, "value": {}, "kind": {"enum": ["red", "reddish", "blue"]}},
+    "required": ["n", "value", "kind"],
+}
+
+
+def passes(table: Table, budget: int, seed: int, *, ahead: int) -> list[tuple[int, list[int], list[int]]]:
+    """A random reply of up to 40 passes: each token with the run and the mask after it, up to `ahead` pieces looked
+    ahead before it."""
+    constraint, pick, left = Constraint(KNOWN, table.start, budget), random.Random(seed), budget
+    found: list[tuple[int, list[int], list[int]]] = []
+    allowed = constraint.mask()
+    while len(found) < 40 and left and allowed is not None and not constraint.done:
+        assert all(piece is None for piece in itertools.islice(constraint.look_ahead(), ahead))
+        some = ids(allowed)
+        token = pick.choice([one for one in some if NANO.token_bytes[one][:1] in b'",}]0'] or some)
+        if not constraint.try_accept(token, left - 1):
+            continue
+        run = constraint.forced(left - 1)
+        left -= 1 + len(run)
+        allowed = constraint.mask()
+        found.append((token, run, [] if allowed is None else ids(allowed)))
+    return found
+
+
+@pytest.mark.parametrize("schema", [PLAIN, FOREIGN, FREE])
+@pytest.mark.parametrize("budget", [50, 60, 5000])
+def test_looking_ahead_changes_nothing(schema: Any, budget: int) -> None:
+    for seed in range(3):
+        plain = passes(fresh(schema), budget, seed, ahead=0)
+        assert any(run for _, run, _ in plain)
+        assert passes(fresh(schema), budget, seed, ahead=1) == plain
+        assert passes(fresh(schema), budget, seed, ahead=10**6) == plain
+
+
+def test_what_was_looked_ahead_at_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '<tool_calls>\n{"name": "f", "arguments": {"city": "Rome", "days": 21}}\n</tool_calls>'
+    said = NANO.encode(text, special=False)
+    constraint, at = Constraint(KNOWN, fresh(PLAIN).start, 800), 0
+    constraint.prepare()
+    runs = list[int]()
+    while at < len(said):
+        list(constraint.look_ahead())
+        assert list(constraint.look_ahead()) == []
+        with monkeypatch.context() as patch:
+            for owner, name in ((Lexicon, "mask"), (Lexicon, "firm"), (Table, "forced")):
+                patch.setattr(owner, name, None)
+            assert constraint.try_accept(said[at], 799 - at)
+            run = constraint.forced(799 - at)
+            constraint.prepare()
+        assert run[: len(said) - at - 1] == said[at + 1 : at + 1 + len(run)]
+        at += 1 + len(run)
+        runs.append(len(run))
+    assert sum(runs) > 6
+
+
+def test_values_that_are_not_plain_are_not_made_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = fresh(FOREIGN)
+    monkeypatch.setattr(table, "free", None)
+    assert list(Constraint(KNOWN, table.start, 800).look_ahead()) == []
+
+
+def test_an_engine_looks_ahead_while_a_pass_runs_and_replies_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    nano = Engine.from_pretrained("m1-nano", device="cpu", progress=False)
+
+    def replies(name: str) -> tuple[list[tuple[int, ...]], int]:
+        grammar = calls(PLAIN, name, mode="required")
+        plan = grammar._text.after_thinking  # type: ignore[union-attr]
+        params = SamplingParams(max_new_tokens=60, seed=3)
+        found = [one.ids for one in nano.generate([[1, 2], [3, 4, 5]], params, grammar)]
+        table = programs(nano.tokenizer).get(plan)  # type: ignore[arg-type]
+        return found, len(table._looked)  # type: ignore[union-attr]
+
+    assert nano.tokenizer is not None and not nano._executor.running
+    before, none = replies("look")
+    programs(nano.tokenizer)._programs.clear()
+    monkeypatch.setattr(Executor, "running", property(lambda executor: True))
+    after, some = replies("look")
+    assert before == after
+    assert none == 0 and some > 0

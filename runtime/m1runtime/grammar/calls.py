@@ -62,16 +62,20 @@ class Reply:
             body = _Body(self, places, compile)
             return body.calls if begun else body.whole(LEADING if newlines else LEADING[:1])
 
-        return Plan(key, start, self.separators, self._bound, self.any_order)
+        plain = all(value.tree is not None for value in self._values)
+        return Plan(key, start, self.separators, self._bound, self.any_order, plain)
+
+    @property
+    def _values(self) -> list[Value]:
+        return [value for _, value in self.tools] + ([] if self.answer is None else [self.answer])
 
     @property
     def _bound(self) -> int | None:
         heads = [len(call_prefix(name, self.separators).encode()) for name, _ in self.tools]
-        values = [value for _, value in self.tools] + ([] if self.answer is None else [self.answer])
-        trees = [value.tree for value in values if value.tree is not None]
+        trees = [value.tree for value in self._values if value.tree is not None]
         around = len((self.begin + self.end).encode()) + 8
         most = max((tree.most for tree in trees), default=0) + max(heads, default=0) + around
-        return most if len(trees) == len(values) and most < ENDLESS else None
+        return most if len(trees) == len(self._values) and most < ENDLESS else None
 
 
 class _Body:

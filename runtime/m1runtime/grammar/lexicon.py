@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m1runtime.grammar.entered import Entered, Exits
 from m1runtime.grammar.foreign import Foreign
-from m1runtime.grammar.lexeme import DIGITS, DONE, INTEGER, NUMBER, STRING, Lexeme, is_free
+from m1runtime.grammar.lexeme import DONE, INTEGER, NUMBER, STRING, Lexeme, is_free
 from m1runtime.grammar.place import Lexical, Literal, Name, Place, Word
 from m1runtime.grammar.rows import Block, Rows
 from m1runtime.grammar.vocabulary import LONGEST_TOKEN, Vocabulary
@@ -24,11 +24,11 @@ FEW_WORDS = 24
 """Of more words than these, the tokens are looked for byte by byte instead of word by word."""
 TAIL = 3
 COMMON = (
-    *((b"", *one) for one in ((STRING, 0), (NUMBER, 0), (NUMBER, DIGITS), (INTEGER, 0), (INTEGER, DIGITS))),
+    *((b"", lexeme, state) for lexeme in (STRING, NUMBER, INTEGER) for state in range(len(lexeme.moves))),
     *((lead, STRING, 0) for lead in (b'"', b' "', b'": "', b'["', b' ["')),
     *((lead, lexeme, 0) for lead in (b" ", b": ", b" [") for lexeme in (NUMBER, INTEGER)),
 )
-"""Where tokens enter strings and numbers in most calls: sorted out beforehand."""
+"""Where tokens enter strings and numbers in most calls, and all states of these: sorted out beforehand."""
 
 Piece: TypeAlias = list[int] | Block | tuple[Entered, Place]
 """Some tokens: as ids, as a block, or those inside a lexeme with the ones that leave it to a place."""
@@ -76,6 +76,21 @@ class Lexicon:
                 self._unions.clear()
             found = self._unions[key] = self._rows.block(tokens, blocks).row
         return found
+
+    def exits(self, place: Place) -> Iterator[Place]:
+        """Where the next token may lead from `place`: out of a string or a number, or by a byte further inside it."""
+        for piece in self._beyond(b"", place):
+            if isinstance(piece, list):
+                ways = (place.walk(self.vocabulary.token_bytes[token]) for token in piece)
+            elif isinstance(piece, tuple):
+                ways = (piece[1].walk(rest) for rest in piece[0].viable(piece[1]))
+            else:
+                continue
+            yield from (after for after in ways if after is not None)
+        for part in place.parts:
+            if isinstance(part, Lexical):
+                moves = {state: byte for byte, state in part.lexeme.moves[part.state].items() if state != DONE}
+                yield from (after for byte in moves.values() if (after := part.move(byte)) is not None)
 
     def firm(self, run: bytes, place: Place) -> int:
         """How many bytes of `run`, which leads to `place`, come before any token that begins in it and goes on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -265,6 +266,12 @@ class Constraint:
             if not isinstance(self._state, Tabled) and self._known >= self._remaining:
                 self._state = self._state.refined()
             self._row = self._state.mask(self._remaining)
+
+    def look_ahead(self) -> Iterator[None]:
+        """Finds, piece by piece, what will be asked for after the next token: for a caller who has to wait anyway, and
+        who may stop at any piece. What is found is shared by all generations of the grammar.
+        """
+        return self._state.look_ahead() if isinstance(self._state, Tabled) else iter(())
 
     def answering(self, mask: Tensor) -> Tensor | None:
         """Those tokens of the present mask that an answer may go on with; None where calls are no longer open beside

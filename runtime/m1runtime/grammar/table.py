@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 from torch import Tensor
@@ -21,6 +22,8 @@ MAX_PLACES = 50_000
 MAX_MOVES = 50_000
 MAX_MASKS = 256
 MAX_EXPANSIONS = 20_000
+AHEAD = 48
+"""Places after one that are looked at before it is known which of them comes."""
 
 
 Compile: TypeAlias = Callable[[Text], Program]
@@ -30,7 +33,8 @@ Compile: TypeAlias = Callable[[Text], Program]
 class Plan:
     """A grammar in places: `begin` makes the first one, with what compiles the values that are not plain.
 
-    `key` says which grammar it is; `bound`: bytes that finish it from any place, None if no bound is known.
+    `key` says which grammar it is; `bound`: bytes that finish it from any place, None if no bound is known; `plain`:
+    all of its values are, so that whatever is asked of a place costs little.
     """
 
     key: object
@@ -38,6 +42,7 @@ class Plan:
     separators: tuple[str, str]
     bound: int | None
     any_order: bool = False
+    plain: bool = True
 
 
 class Table:
@@ -62,6 +67,7 @@ class Table:
         self._masks = self._moves = 0
         self._shortest: dict[Place, Path] = {}
         self._free: dict[Place, Tabled] = {}
+        self._looked: set[Place] = set()
 
     @property
     def start(self) -> Tabled:
@@ -93,6 +99,23 @@ class Table:
             if place.kept:
                 self._free[place] = found
         return found
+
+    def row(self, place: Place) -> Tensor | None:
+        """As `mask`, if it is known already."""
+        found = self._free.get(place)
+        return None if found is None else found.row
+
+    def look_ahead(self, place: Place) -> Iterator[None]:
+        """Finds, piece by piece, what will be asked for once a token has been taken at `place`: the runs that are then
+        forced, and the masks behind them. What is found stays; nothing else changes.
+        """
+        if not (self._plan.plain and place.kept) or place in self._looked:
+            return
+        for after in islice(self.lexicon.exits(place), AHEAD):
+            run = self.free(after).run
+            self.mask(after if run is None else run.after)
+            yield
+        self._looked.add(place)
 
     def forced(self, place: Place) -> Forced | None:
         """The canonical tokens that can only follow; None if there are none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,8 @@ class PlaceBytes:
 class Tabled:
     """A state inside a plain grammar. `path` completes it; None where none has been looked for.
 
-    It says the same for ever, and remembers what was asked: `row` is the mask of a state without a path, where it is
-    known already, and `_moves` the states that tokens have led to.
+    It says the same for ever, and remembers what was asked: `row` is the mask of a state that needs no path, where it
+    is known already, and `_moves` the states that tokens have led to.
     """
 
     __slots__ = ("_moves", "_run", "_sought", "finished", "path", "place", "program", "row")
@@ -86,10 +87,8 @@ class Tabled:
         program, path = self.program, self.path
         if self.finished:
             return program.vocabulary.eos_mask
-        if path is None:
+        if path is None or 2 * len(path.tokens) + MARGIN <= remaining:
             return self.row if self.row is not None else self.roomy_mask
-        if 2 * len(path.tokens) + MARGIN <= remaining:
-            return program.mask(self.place)
         if len(path.tokens) >= remaining:
             path = self.refined().known
         first = program.vocabulary.mask_of(path.tokens[:1])
@@ -99,6 +98,8 @@ class Tabled:
     def roomy_mask(self) -> Tensor:
         """int32 [words], not to be changed: the tokens that may follow where the budget is so large that all may."""
         if self.row is None:
+            if self.path is not None and self._run is None:
+                return self.program.mask(self.place)
             row, own = self._mask()
             if not own or (self.place.kept and self.program.holds_mask()):
                 self.row = row
@@ -116,14 +117,28 @@ class Tabled:
     def run(self) -> Forced | None:
         """The canonical tokens that can only follow; None if there are none."""
         if not self._sought:
-            self._run, self._sought = self.program.forced(self.place), True
+            program, place = self.program, self.place
+            self._run = program.forced(place) if self.path is None else program.free(place).run
+            self._sought = True
         return self._run
 
     def accept(self, token: int, remaining: int) -> Tabled | None:
         """The state after `token`, if the grammar takes it and what is left of the budget can complete it."""
         if remaining > self.program.roomy:
             return self._moves.get(token) or self._moved(token)
-        return self._ended() if token in self.program.vocabulary.eos_ids else self.take((token,), remaining)
+        if token in self.program.vocabulary.eos_ids:
+            return self._ended()
+        after, run = self.take((token,), remaining), self._run
+        if after is not None and after.path is not None:
+            after._went_on(run.rest if run is not None and token == run.tokens[0] else None, remaining)
+        return after
+
+    def _went_on(self, rest: Forced | None, remaining: int) -> None:
+        """A state that has just been made takes over what is known of its place, and the rest of a run to it."""
+        assert self.path is not None
+        self._run, self._sought = rest, rest is not None
+        if 2 * len(self.path.tokens) + MARGIN <= remaining:
+            self.row = self.program.row(self.place) if rest is None else self.program.vocabulary.only(rest.tokens[0])
 
     def _moved(self, token: int) -> Tabled | None:
         """As `accept` where the budget is large."""
@@ -191,6 +206,10 @@ class Tabled:
         raw = b"" if left > self.program.roomy else b"".join(map(self.program.vocabulary.bytes_of, run.tokens))
         after = self._at(run.after, run.tokens, raw, left)
         return None if after is None else (run.tokens, after)
+
+    def look_ahead(self) -> Iterator[None]:
+        """Finds, piece by piece, what will be asked for once a token has been taken."""
+        return iter(()) if self.finished else self.program.look_ahead(self.place)
 
     def reader(self) -> PlaceBytes:
         """Reads on from here byte by byte."""

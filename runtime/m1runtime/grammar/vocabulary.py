@@ -73,13 +73,13 @@ class Vocabulary:
     spells_bytes: bool
     special: frozenset[int]
     _id_of: dict[bytes, int]
+    _bits: NDArray[np.int32]
     _covers: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
     _canonical: dict[bytes, tuple[int, ...] | None] = field(default_factory=dict[bytes, "tuple[int, ...] | None"])
     _beginnings: dict[bytes, Tensor] = field(default_factory=dict[bytes, Tensor])
     _beyond: dict[bytes, Beyond] = field(default_factory=dict[bytes, "Beyond"])
     _in_order: list[bytes] = field(default_factory=list[bytes])
     _only: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    _bits: dict[int, NDArray[np.int32]] = field(default_factory=dict[int, "NDArray[np.int32]"])
 
     def bytes_of(self, token: int) -> bytes:
         """Bytes of `token`; empty for ids beyond the known tokens."""
@@ -164,15 +164,8 @@ class Vocabulary:
             if len(self._only) > 10_000:
                 self._only.clear()
             start = self.words - 1 - (token >> 5)
-            window = self._around(token & 31)[start : start + self.words]
+            window = self._bits[token & 31, start : start + self.words]
             found = self._only[token] = torch.frombuffer(window, dtype=torch.int32)
-        return found
-
-    def _around(self, bit: int) -> NDArray[np.int32]:
-        found = self._bits.get(bit)
-        if found is None:
-            found = self._bits[bit] = np.zeros(2 * self.words - 1, dtype=np.int32)
-            found[self.words - 1] = _BITS[bit]
         return found
 
 
@@ -239,7 +232,16 @@ def _build(tokenizer: TokenizerLike) -> Vocabulary:
         spells_bytes=all(bytes((byte,)) in id_of for byte in range(256)),
         special=frozenset(special),
         _id_of=id_of,
+        _bits=_single_bits(words),
     )
+
+
+def _single_bits(words: int) -> NDArray[np.int32]:
+    """int32 [32, 2 * words - 1]: a bit in the middle of zeros, in memory that has been touched."""
+    rows = np.empty((32, 2 * words - 1), dtype=np.int32)
+    rows.fill(0)
+    rows[:, words - 1] = _BITS
+    return rows
 
 
 def _packed(bits: Tensor) -> Tensor:
