@@ -1,7 +1,8 @@
 """The documents toolset: PDF, DOCX, HTML, Markdown and text files, read by page and section and searched.
 
 A document is read once, in a sandbox, into an index; what a model is shown is an outline, a few pages, or what a search
-finds, each with the anchor (`p12`, `s3.2`) to quote it by. So it may be much larger than the model's context.
+finds, each with the anchor (`p12`, `s3.2`) to quote it by. So it may be much larger than the model's context. Programs
+have a `Document` for the same, and `m1tools.documents.analyst` has a model read all of one.
 """
 
 from __future__ import annotations
@@ -14,19 +15,16 @@ from pydantic import Field
 from m1agent import ToolError, Toolset, tool
 from m1agent.threads import in_thread
 from m1agent.tools import Hints
-from m1tools.documents.library import Entry, Library
-from m1tools.files.beneath import Root, read_spot
-from m1tools.files.text import is_binary, read_text
-from m1tools.formats.extract import Kind, extract
-from m1tools.formats.markup import read_plain
-from m1tools.formats.section import Extracted, Limits, bounded
+from m1tools.documents.claims import Claim
+from m1tools.documents.document import Document
+from m1tools.documents.library import Library
+from m1tools.documents.reading import Reader
+from m1tools.files.beneath import Root
+from m1tools.formats.section import Limits
 
 READS = Hints(read_only=True, open_world=False)
-OLD_WORD = b"\xd0\xcf\x11\xe0"
-ENDINGS: dict[str, Kind] = {"html": "html", "htm": "html", "xhtml": "html", "md": "markdown", "markdown": "markdown"}
-NAMES = {"pdf": "PDF", "docx": "DOCX", "html": "HTML", "markdown": "Markdown", "": "text"}
 
-__all__ = ["Limits", "documents"]
+__all__ = ["Claim", "Document", "Limits", "documents"]
 
 
 def documents(
@@ -47,7 +45,7 @@ def documents(
         ValueError: `index` is a file of another kind.
     """
     folder = Root(root)
-    reader = _Reader(folder, Library(str(folder.path), index), limits or Limits())
+    reader = Reader(folder, Library(str(folder.path), index), limits or Limits())
 
     @tool(hints=READS)
     async def open_document(path: str) -> str:
@@ -97,53 +95,3 @@ def documents(
         return await in_thread(lambda: reader.library.search(query, entry, limit))
 
     return Toolset("documents", [open_document, outline_document, read_document, search_documents])
-
-
-class _Reader:
-    def __init__(self, root: Root, library: Library, limits: Limits) -> None:
-        self._root, self.library, self._limits = root, library, limits
-
-    async def entry(self, path: str) -> Entry:
-        """The document at a path, read if it is new or has changed."""
-        where, state, data = await in_thread(lambda: self._look(path))
-        if isinstance(data, Entry):
-            return data
-        kind = _kind(where, data)
-        found = await self._extract(where, data, kind)
-        return await in_thread(lambda: self.library.add(where, state, NAMES[kind or ""], found))
-
-    def _look(self, path: str) -> tuple[str, str, bytes | Entry]:
-        with self._root.spot(path) as spot:
-            found = spot.stat()
-            if found is None:
-                raise ToolError(f"{path}: there is no such file.{self._root.nearest(path)}")
-            state = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {self._limits}"
-            known = self.library.known(spot.path, state)
-            return spot.path, state, known or read_spot(spot, self._limits.size)
-
-    async def _extract(self, path: str, data: bytes, kind: Kind | None) -> Extracted:
-        if kind in ("pdf", "docx", "html"):
-            return await extract(path, data, kind, self._limits)
-        text = read_text(path, data).text
-        if kind is None:
-            return bounded(read_plain(text, self._limits), self._limits)
-        return await extract(path, text.encode("utf-8", "replace"), kind, self._limits)
-
-
-def _kind(path: str, data: bytes) -> Kind | None:
-    """What a file is, by its first bytes and then by its name; None is plain text.
-
-    Raises:
-        ToolError: nothing that can be read.
-    """
-    if b"%PDF-" in data[:1024]:
-        return "pdf"
-    if data.startswith(b"PK\x03\x04"):
-        return "docx"
-    if data.startswith(OLD_WORD):
-        raise ToolError(f"{path}: expected DOCX, got an old or encrypted Office file. Save it as DOCX.")
-    if is_binary(data):
-        raise ToolError(f"{path}: expected PDF, DOCX, HTML, Markdown or text, got something else.")
-    if data[:1024].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "html"
-    return ENDINGS.get(path.rpartition(".")[2].lower())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from m1agent import ToolError
@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS pieces (
     anchor TEXT NOT NULL, level INTEGER NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, first INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS pieces_of ON pieces (document, section);
 CREATE INDEX IF NOT EXISTS anchors_of ON pieces (document, anchor);
+CREATE TABLE IF NOT EXISTS kept (
+    document INTEGER NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (document, name)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (title, text, {TOKENIZE})
 """
 
@@ -50,6 +52,19 @@ class Entry:
         title = f" {self.title!r}" if self.title else ""
         head = f"{self.path}:{title} {self.kind}, {self.sections} {unit}, {self.characters} characters."
         return f"{head}\n{self.notes}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a section that a search can point to; `first` of its section or not."""
+
+    anchor: str
+    title: str
+    text: str
+    first: bool
+
+    def __str__(self) -> str:
+        return f"[{self.anchor}]{f' {self.title}' if self.first and self.title else ''}\n{self.text.strip()}".rstrip()
 
 
 class Library:
@@ -102,27 +117,29 @@ class Library:
         for key in keys:
             sql.execute("DELETE FROM words WHERE rowid IN (SELECT key FROM pieces WHERE document = ?)", key)
             sql.execute("DELETE FROM pieces WHERE document = ?", key)
+            sql.execute("DELETE FROM kept WHERE document = ?", key)
             sql.execute("DELETE FROM documents WHERE key = ?", key)
 
-    def outline(self, entry: Entry, start: str) -> str:
+    def outline(self, entry: Entry, start: str, lines: int = LINES) -> str:
         """Its sections, a line each, from the anchor `start` on."""
         with self._data.turn() as sql:
             begin = _find(sql, entry, start)[0] if start else 0
             rows = sql.execute(
                 "SELECT section, min(level), min(title), sum(length(text)) FROM pieces WHERE document = ? AND key >= ?"
                 " GROUP BY section ORDER BY min(key) LIMIT ?",
-                (entry.key, begin, LINES + 1),
+                (entry.key, begin, lines + 1),
             ).fetchall()
-        lines = [
+        shown = [
             f"{'  ' * (level - 1)}{anchor} {title or '(no title)'} ({size})"
-            for anchor, level, title, size in rows[:LINES]
+            for anchor, level, title, size in rows[:lines]
         ]
-        if len(rows) > LINES:
-            lines.append(f"... goes on: start={rows[LINES][0]}")
-        return "\n".join([f"{entry.told}", *lines])
+        if len(rows) > lines:
+            shown.append(f"... goes on: start={rows[lines][0]}")
+        return "\n".join([entry.told, *shown])
 
-    def read(self, entry: Entry, anchor: str, until: str) -> str:
-        """Text from one anchor to another, as much as `SHOWN` characters, each piece after its own anchor."""
+    def read(self, entry: Entry, anchor: str, until: str, most: int = SHOWN, size: Callable[[str], int] = len) -> str:
+        """Text from one anchor to another, each piece after its own anchor: as much as is of size `most`, and a piece
+        at least."""
         with self._data.turn() as sql:
             begin, end = _find(sql, entry, anchor) if anchor else (0, _last(sql, entry))
             end = _find(sql, entry, until)[1] if until else end
@@ -131,9 +148,9 @@ class Library:
             rows = sql.execute(
                 "SELECT key, anchor, title, text, first FROM pieces"
                 " WHERE document = ? AND key >= ? ORDER BY key LIMIT ?",
-                (entry.key, begin, SHOWN // FRAME + 2),
+                (entry.key, begin, most // FRAME + 2),
             ).fetchall()
-            return "\n\n".join(_shown(rows, end)) or "There is no text in it."
+            return "\n\n".join(_shown(rows, end, most, size)) or "There is no text in it."
 
     def search(self, query: str, entry: Entry | None, limit: int) -> str:
         """The pieces that fit a query best: those with all its terms, or else with any."""
@@ -150,6 +167,46 @@ class Library:
                     note = ["No piece has all of these words; these have some."] if number else []
                     return "\n".join([*note, *(_hit(row, query, entry) for row in rows)])
         return "Nothing matches. Try other words, or read the outline."
+
+    def pieces(self, entry: Entry, anchor: str = "") -> list[Piece]:
+        """All of a document in order, or what is at an anchor and the piece after it. Raises ToolError."""
+        with self._data.turn() as sql:
+            begin, end = _find(sql, entry, anchor) if anchor else (0, _last(sql, entry))
+            rows = sql.execute(
+                "SELECT anchor, title, text, first FROM pieces WHERE document = ? AND key BETWEEN ? AND ? ORDER BY key",
+                (entry.key, begin, end + bool(anchor)),
+            ).fetchall()
+        return [Piece(anchor, title, text, bool(first)) for anchor, title, text, first in rows]
+
+    def count(self, entry: Entry, anchor: str) -> int:
+        """How many pieces are at an anchor. Raises ToolError where there is none."""
+        with self._data.turn() as sql:
+            begin, end = _find(sql, entry, anchor)
+        return end - begin + 1
+
+    def matching(self, query: str, entry: Entry, limit: int) -> list[str]:
+        """The anchors of the pieces that fit a query best: those with all its terms, or else with any."""
+        with self._data.turn() as sql:
+            for match in expressions(query):
+                rows = sql.execute(
+                    "SELECT p.anchor FROM words JOIN pieces p ON p.key = words.rowid"
+                    " WHERE words MATCH ? AND p.document = ? ORDER BY bm25(words, 3.0, 1.0) LIMIT ?",
+                    (match, entry.key, limit),
+                ).fetchall()
+                if rows:
+                    return [anchor for (anchor,) in rows]
+        return []
+
+    def kept(self, entry: Entry, name: str) -> str | None:
+        """What `keep` was given."""
+        with self._data.turn() as sql:
+            row = sql.execute("SELECT body FROM kept WHERE document = ? AND name = ?", (entry.key, name)).fetchone()
+        return row[0] if row else None
+
+    def keep(self, entry: Entry, name: str, body: str) -> None:
+        """Keep a text with a document, for as long as it stays as it is."""
+        with self._data.turn() as sql:
+            sql.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (entry.key, name, body))
 
     def entries(self) -> list[Entry]:
         """All that were read, the latest first."""
@@ -202,17 +259,19 @@ def _last(sql: sqlite3.Connection, entry: Entry) -> int:
     return sql.execute("SELECT coalesce(max(key), 0) FROM pieces WHERE document = ?", (entry.key,)).fetchone()[0]
 
 
-def _shown(rows: list[tuple[int, str, str, str, int]], end: int) -> Iterator[str]:
-    left = SHOWN
+def _shown(
+    rows: list[tuple[int, str, str, str, int]], end: int, most: int, size: Callable[[str], int]
+) -> Iterator[str]:
+    left = most
     for key, anchor, title, text, first in rows:
         if key > end:
             yield f"[Next: {anchor}]"
             return
-        if left < len(text) and left < SHOWN:
+        if left < size(text) and left < most:
             yield f"[Goes on at {anchor}]"
             return
-        left -= len(text) + FRAME
-        yield f"[{anchor}]{f' {title}' if first and title else ''}\n{text.strip()}".rstrip()
+        left -= size(text) + FRAME
+        yield str(Piece(anchor, title, text, bool(first)))
 
 
 def _hit(row: tuple[str, str, str, str], query: str, entry: Entry | None) -> str:
