@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test servers lint format bench bench-peers gpu clean
+.PHONY: help demo test docs servers lint format bench bench-peers gpu clean
 
 help:
 	@echo "make demo    two questions answered by the bundled model through real tools, on a CPU"
 	@echo "make test    lint, types and the whole test suite"
+	@echo "make docs    the guide as a site, in site/"
 	@echo "make lint    ruff and pyright only"
 	@echo "make servers the MCP servers that the tests talk to (make test does it too)"
 	@echo "make bench   every benchmark that runs without a GPU"
@@ -56,6 +57,9 @@ servers: $(SERVERS)/node_modules/installed $(MINIMAX)
 # Whole files to a process, since what a file sets up is often dear.
 test: lint servers
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+docs: $(VENV)/dev.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix .
