@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from torch.nn import functional as F
 
 _MASK_ELEMENTS = 1 << 21
 """Largest mask built at once on CUDA; longer prefills go through in chunks of queries."""
+
+_FEW, _SHORT = 32, 2048
+"""New tokens and cached ones up to which a CPU has the scores in one piece: fewer operations, and 256 KiB at most for
+each head."""
 
 _BLOCK = 1 << 14
 """Cached positions read at once on a CPU where they must be copied first, so that scratch does not grow with length."""
@@ -39,7 +44,8 @@ def paged_attention(
     for i, length in enumerate(lengths):
         a, b = bounds[i], bounds[i + 1]
         if a < b:
-            attend = _blockwise if q.device.type == "cpu" else _chunked
+            few = b - a <= _FEW and length <= _SHORT
+            attend = _chunked if q.device.type != "cpu" else _at_once if few else _blockwise
             attend(q[a:b], k_pages, v_pages, page_tables[i], length, out[a:b])
     return out
 
@@ -64,6 +70,28 @@ def _check(
             raise ValueError(
                 f"sequence {i}: {new} new tokens in length {length} on {len(page_tables[i])} pages of {page_size}"
             )
+
+
+def _at_once(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, out: Tensor) -> None:
+    """CPU: a few new tokens, in fp32 whatever the cache's dtype; a KV head's query heads are rows beside each other."""
+    new, heads, dim = q.shape
+    kv_heads, size = k_pages.shape[2], k_pages.shape[1]
+    shape = (kv_heads, heads // kv_heads, new)
+    first = _first_of_run(table[: -(-length // size)])
+    keys, values = (_gather(pages, table, 0, length, first).float() for pages in (k_pages, v_pages))
+    rows = q.float().view(new, *shape[:2], dim).permute(1, 2, 0, 3).reshape(kv_heads, -1, dim)
+    scores = torch.bmm(rows * dim**-0.5, keys.transpose(1, 2))
+    if new > 1:
+        scores.view(*shape, length)[..., length - new :].add_(_later(new))
+    o = torch.bmm(scores.softmax(-1), values)
+    out.view(new, *shape[:2], dim).copy_(o.view(*shape, dim).permute(2, 0, 1, 3))
+
+
+@cache
+def _later(new: int) -> Tensor:
+    """What hides from each new token those after it, [new, new]."""
+    with torch.inference_mode(False):
+        return torch.full((new, new), float("-inf")).triu(1)
 
 
 def _blockwise(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, out: Tensor) -> None:

@@ -25,6 +25,7 @@ from m1kernels.rotary import Rotation
 from m1runtime.cache import PagePool, StatePool
 from m1runtime.config import LIGHTNING, ModelConfig
 from m1runtime.errors import ConfigError
+from m1runtime.few import FewTokens
 from m1runtime.layers import Batch, Experts, LightningAttention, SoftmaxAttention
 from m1runtime.layout import EMBED, HEAD, NORM, parameters
 from m1runtime.ranks import ALONE, Ranks
@@ -90,6 +91,7 @@ class Model:
         self.unused = unused if bool(unused.any()) else None
         alone = ranks.size == 1 and OneToken.fits(self.config, self.embed)
         self._one = OneToken(self.config, self.embed, self.layers) if alone else None
+        self._few = FewTokens(self.config, self.embed, self.layers) if alone else None
         self._weights = dict(weights)
         self.threads = (choose(self._matrix_bytes) if threads is None else threads) if self.embed.is_cpu else None
 
@@ -132,6 +134,9 @@ class Model:
     def _forward(self, batch: Batch, states: StatePool, pages: PagePool) -> Output:
         if self._one is not None and batch.decode and len(batch.slots) == 1 and batch.rows is None:
             return Output(self.logits(self._one(batch, states, pages)), None)
+        if self._few is not None and self._few.takes(batch):
+            h = self._few(batch, states, pages)
+            return Output(self.logits(h if batch.rows is None else h[batch.rows]), None)
         c = self.config
         h = self._embedded(batch.ids)
         exported: list[Tensor] = []

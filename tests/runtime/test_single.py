@@ -27,6 +27,7 @@ def test_it_is_the_packed_pass(scheme: str | None, share: float) -> None:
     model = Model(config, load(TINY, config, dtype=torch.float32, quantization=quantization(scheme), progress=False))
     own = model._one  # pyright: ignore[reportPrivateUsage]
     assert own is not None
+    model._few = None  # pyright: ignore[reportPrivateUsage]
     states = StatePool(config, device=CPU, slots=SLOT + 1)
     pages = PagePool(config, device=CPU, dtype=torch.float32, page_size=16, pages=4)
     agreed = 0
