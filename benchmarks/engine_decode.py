@@ -38,7 +38,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine_decode", description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--schemes", nargs="+", default=["fp32", "int8"], help="fp32, int8, int4, ...")
+    parser.add_argument("--schemes", nargs="+", default=["fp32", "int8", "fp32 compiled", "int8 compiled"])
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
     options = parser.parse_args()
@@ -87,8 +87,16 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _engine(folder: Path, scheme: str) -> Engine:
-    quantization = None if scheme == "fp32" else scheme
-    return Engine.from_pretrained(folder, device="cpu", quantization=quantization, threads=1, progress=False)
+    """`scheme`: fp32, int8, int4, ..., and " compiled" after it for the compiled decode step."""
+    kind, _, compiled = scheme.partition(" ")
+    return Engine.from_pretrained(
+        folder,
+        device="cpu",
+        quantization=None if kind == "fp32" else kind,
+        threads=1,
+        compile=bool(compiled),
+        progress=False,
+    )
 
 
 def _prompts(count: int, length: int) -> list[list[int]]:

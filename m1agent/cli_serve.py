@@ -49,6 +49,7 @@ def add_serve(commands: Any) -> None:
     serve.add_argument("--drain", type=float, metavar="SECONDS", dest="drain_seconds", help="to end in (default: 30)")
     engine = serve.add_argument_group("how a checkpoint is run here")
     engine.add_argument("--quantization", metavar="KIND", help="int8, int4, int8-experts or int4-experts")
+    engine.add_argument("--compile", action="store_true", default=None, help="compile decoding (CPU; needs g++)")
     engine.add_argument("--tensor-parallel", type=int, metavar="N", help="processes, or GPUs, that share the model")
     engine.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
     engine.add_argument("--cache-memory", type=_gib, metavar="GIB", help="for sessions and what they share")
@@ -90,7 +91,7 @@ def _model(given: argparse.Namespace) -> Any:
     from m1agent.models import load_model
     from m1agent.models.local import LocalModel
 
-    names = ("quantization", "tensor_parallel", "device", "cache_memory", "cold")
+    names = ("quantization", "compile", "tensor_parallel", "device", "cache_memory", "cold")
     options = {name: value for name in names if (value := getattr(given, name)) is not None}
     model = load_model(given.model)
     if not options:

@@ -58,7 +58,7 @@ class LocalModel:
         source: a bundled name ("m1-nano"), a checkpoint folder, or an `Engine`. Weights are loaded at the first use.
         max_tokens: bound of a reply where neither settings nor limits give one.
         device, dtype: as for `Engine.from_pretrained`.
-        engine: further options of `Engine.from_pretrained`, such as `{"quantization": "int8", "tensor_parallel": 8}`.
+        engine: further options of `Engine.from_pretrained`, such as `{"quantization": "int8", "compile": True}`.
 
     `constrained`: a grammar keeps every call and answer in its schema. `logprobs`: it tells how likely tokens were.
 

@@ -47,12 +47,14 @@ def load(
     progress: bool | None = None,
     rank: int = 0,
     size: int = 1,
+    output_major: bool = False,
 ) -> dict[str, Weight]:
     """The runtime's parameters (`layout.parameters`) from a single safetensors file or a sharded index.
 
     Hub names and the transformers-native fused expert names are read alike. Tensors are read, and quantised, one after
     another, so that no more than one is held besides the result. `progress`: a bar on stderr; None shows it on a
     terminal only. Of `size` ranks that compute a model together, `rank` gets and reads its share alone (`shards.py`).
+    `output_major`: matrices lie as in the files on a CPU, too, as compiled products read them.
     Raises CheckpointError for truncated files, missing shards and missing, unknown or misshapen tensors.
     """
     folder = Path(folder)
@@ -65,7 +67,7 @@ def load(
     own = placements(own_config) | fused_placements(own_config)
     wanted = parameters(own_config)
     arena = _arena(wanted.values(), dtype, quantization) if device.type == "cpu" else None
-    loaded = {name: _empty(p, dtype, device, quantization, arena) for name, p in wanted.items()}
+    loaded = {name: _empty(p, dtype, device, quantization, arena, output_major) for name, p in wanted.items()}
     by_file: dict[Path, list[str]] = {}
     for name in placed:
         by_file.setdefault(headers[name].file, []).append(name)
@@ -148,7 +150,12 @@ def _arena(wanted: Iterable[Parameter], dtype: torch.dtype, scheme: Quantization
 
 
 def _empty(
-    parameter: Parameter, dtype: torch.dtype, device: torch.device, scheme: Quantization | None, arena: Arena | None
+    parameter: Parameter,
+    dtype: torch.dtype,
+    device: torch.device,
+    scheme: Quantization | None,
+    arena: Arena | None,
+    output_major: bool,
 ) -> Weight:
     bits = scheme.bits_of(parameter) if scheme else None
     if bits is not None:
@@ -156,8 +163,8 @@ def _empty(
     dtype = torch.float32 if parameter.full else dtype
     if arena is None:
         return torch.empty(parameter.shape, dtype=dtype, device=device)
-    if parameter.product:
-        # Matrices lie input-major on a CPU: products with one token then read memory up to twice as fast.
+    if parameter.product and not output_major:
+        # Matrices lie input-major on a CPU: BLAS' products with one token then read memory up to twice as fast.
         *experts, rows, columns = parameter.shape
         return arena.empty((*experts, columns, rows), dtype).transpose(-1, -2)
     return arena.empty(parameter.shape, dtype)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from m1runtime import quantize
+from m1runtime import compiled, quantize
 from m1runtime.checkpoint import load
 from m1runtime.cold import ColdDtype, ColdTier
 from m1runtime.config import ModelConfig
@@ -99,6 +99,7 @@ class Engine:
         quantization: str | None = None,
         tensor_parallel: int = 1,
         threads: int | None = None,
+        compile: bool = False,
         progress: bool | None = None,
         memory_limit: int | None = None,
         prefill_chunk: int = 4096,
@@ -117,6 +118,8 @@ class Engine:
         tensor_parallel: ranks that compute the model together, a process and device each. This is rank 0 and starts
         the others; under torchrun all call this, and all but rank 0 serve here until it closes its engine.
         threads: of a forward pass on a CPU, that alone; None chooses (`threads.py`).
+        compile: the step that decodes one sequence is compiled while loading (`compiled.py`): seconds to a minute the
+        first time, and little after that. Its results are the same; where it cannot be compiled, ConfigError says so.
         progress: print the memory plan and a bar; None does so on a terminal.
         cache_memory: bytes that sessions and the prefix tree may take; None is a share of what the weights leave.
         cold: a folder for what the prefix tree gives up and `save_cache()` writes; the next engine finds it there. It
@@ -128,6 +131,8 @@ class Engine:
         config = ModelConfig.from_file(folder)
         device = as_device(device)
         dtype = as_dtype(dtype, device)
+        if compile:
+            compiled.check(device, dtype, tensor_parallel)
         has_text = (folder / "tokenizer.json").exists()
         tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
         context = min(4096, config.max_position_embeddings)
@@ -140,8 +145,18 @@ class Engine:
             model: Model = lead(spec, progress=progress)
         else:
             scheme = quantize.quantization(quantization)
-            weights = load(folder, config, dtype=dtype, device=device, quantization=scheme, progress=progress)
+            weights = load(
+                folder,
+                config,
+                dtype=dtype,
+                device=device,
+                quantization=scheme,
+                progress=progress,
+                output_major=compile,
+            )
             model = Model(config, weights, threads=threads)
+            if compile:
+                model.compile(partial(_say, progress))
         if cache_memory is None:
             cache_memory = plan.cache_memory
         return cls(
@@ -308,11 +323,15 @@ def _checked_plan(
     if device.type == "cpu":
         available //= wish.devices  # its ranks share it
     plan = plan_memory(config, wish, device=str(device), available=available)
-    log.info("%s", plan)
-    if progress or (progress is None and sys.stderr.isatty()):
-        print(plan, file=sys.stderr)
+    _say(progress, str(plan))
     plan.check()
     return plan
+
+
+def _say(progress: bool | None, text: str) -> None:
+    log.info("%s", text)
+    if progress or (progress is None and sys.stderr.isatty()):
+        print(text, file=sys.stderr)
 
 
 def _nothing(_: SequenceState) -> None:

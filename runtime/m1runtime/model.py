@@ -23,6 +23,7 @@ from m1kernels.norm import rms_norm
 from m1kernels.quant import Weight, linear, parts, plain
 from m1kernels.rotary import Rotation
 from m1runtime.cache import PagePool, StatePool
+from m1runtime.compiled import CompiledStep, Said, told
 from m1runtime.config import LIGHTNING, ModelConfig
 from m1runtime.errors import ConfigError
 from m1runtime.few import FewTokens
@@ -92,8 +93,18 @@ class Model:
         alone = ranks.size == 1 and OneToken.fits(self.config, self.embed)
         self._one = OneToken(self.config, self.embed, self.layers) if alone else None
         self._few = FewTokens(self.config, self.embed, self.layers) if alone else None
+        self._compiled: CompiledStep | None = None
         self._weights = dict(weights)
         self.threads = (choose(self._matrix_bytes) if threads is None else threads) if self.embed.is_cpu else None
+
+    def compile(self, say: Said) -> None:
+        """Has the pass of one token of one sequence compiled; `say` is told when that begins and ends.
+
+        Raises ConfigError where that cannot be, with the remedy.
+        """
+        last = (self.norm, self.head, self.unused)
+        with limited(self.threads):
+            self._compiled = told(lambda: CompiledStep(self.config, self.embed, self.layers, last), say)
 
     @property
     def bytes(self) -> int:
@@ -132,6 +143,8 @@ class Model:
             return self._forward(batch, states, pages)
 
     def _forward(self, batch: Batch, states: StatePool, pages: PagePool) -> Output:
+        if self._compiled is not None and batch.decode and len(batch.slots) == 1 and batch.rows is None:
+            return Output(self._compiled(batch, states, pages), None)
         if self._one is not None and batch.decode and len(batch.slots) == 1 and batch.rows is None:
             return Output(self.logits(self._one(batch, states, pages)), None)
         if self._few is not None and self._few.takes(batch):
