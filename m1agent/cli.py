@@ -16,6 +16,7 @@ from io import TextIOWrapper
 from typing import Any, cast
 
 from m1agent.cli_agent import add_agent_options, agent_of
+from m1agent.cli_bench import add_bench
 from m1agent.cli_chat import add_chat
 from m1agent.cli_mcp import add_mcp
 from m1agent.cli_serve import add_serve
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_mcp(commands)
     add_serve(commands)
     add_doctor(commands)
+    add_bench(commands)
     completion = commands.add_parser(
         "completion",
         help="print what makes a shell complete these commands",

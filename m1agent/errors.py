@@ -21,6 +21,7 @@
     ├── ServeError              a server that cannot be started as asked
     ├── ChatError               a command of the chat that cannot be done
     ├── UsageError              an option of the command line that has a wrong value
+    ├── BenchError              a benchmark that cannot be run as asked
     ├── ConfigFileError         an m1agent.toml that cannot be used
     └── McpError                an MCP server could not be reached or misbehaved
 
@@ -148,3 +149,7 @@ class ConfigFileError(M1AgentError):
 
 class UsageError(M1AgentError):
     """An option of the command line has a value that is none of its own; the text names it."""
+
+
+class BenchError(M1AgentError):
+    """A benchmark cannot be run as asked: its data, its file of results or a server is not there, or not usable."""
