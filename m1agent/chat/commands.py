@@ -90,7 +90,8 @@ async def _back(chat: Chat, _: str) -> None:
         raise ChatError("there is no branch to return from; /fork begins one")
     await chat.conversation.aclose()
     chat.conversation = chat.parents.pop()
-    chat.say(f"Back in the conversation of {len(turns(chat.conversation))} turns.")
+    count = len(turns(chat.conversation))
+    chat.say(f"Back in the conversation of {count} {'turn' if count == 1 else 'turns'}.")
 
 
 async def _new(chat: Chat, _: str) -> None:

@@ -120,7 +120,7 @@ class Engine:
         threads: of a forward pass on a CPU, that alone; None chooses (`threads.py`).
         compile: the step that decodes one sequence is compiled while loading (`compiled.py`): seconds to a minute the
         first time, and little after that. Its results are the same; where it cannot be compiled, ConfigError says so.
-        progress: print the memory plan and a bar; None does so on a terminal.
+        progress: print the memory plan and a bar; None does so on a terminal, for models that are not bundled.
         cache_memory: bytes that sessions and the prefix tree may take; None is a share of what the weights leave.
         cold: a folder for what the prefix tree gives up and `save_cache()` writes; the next engine finds it there. It
         takes cold_bytes at most. cold_dtype: "int8" stores states in a quarter; what goes on from them is not exact.
@@ -137,12 +137,13 @@ class Engine:
         tokenizer = Tokenizer.from_file(folder, eos_ids=config.eos_token_ids) if has_text else None
         context = min(4096, config.max_position_embeddings)
         wish = Wish(dtype, context=context, quantization=quantization, devices=tensor_parallel, chunk=prefill_chunk)
-        plan = _checked_plan(config, wish, device, memory_limit, progress)
+        shown = False if progress is None and folder in BUNDLED.values() else progress
+        plan = _checked_plan(config, wish, device, memory_limit, shown)
         if tensor_parallel > 1:
             spec = Spec(
                 str(folder), tensor_parallel, device.type, str(dtype).removeprefix("torch."), quantization, threads
             )
-            model: Model = lead(spec, progress=progress)
+            model: Model = lead(spec, progress=shown)
         else:
             scheme = quantize.quantization(quantization)
             weights = load(
@@ -151,7 +152,7 @@ class Engine:
                 dtype=dtype,
                 device=device,
                 quantization=scheme,
-                progress=progress,
+                progress=shown,
                 output_major=compile,
             )
             model = Model(config, weights, threads=threads)
