@@ -61,6 +61,20 @@ def test_it_is_the_packed_pass(
             assert (one - other).abs().max() < 1e-5 * max(1, other.abs().max())
 
 
+def test_matrices_as_a_compiled_model_wants_them(
+    checkpoint: Callable[..., Any], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    write(tmp_path, *checkpoint(seed=5, num_local_experts=12))
+    config = ModelConfig.from_file(tmp_path / "config.json")
+    model, other = (
+        Model(config, load(tmp_path, config, dtype=torch.float32, progress=False, output_major=kept))
+        for kept in (True, False)
+    )
+    for sequences in BATCHES.values():
+        for one, expected in zip(_both(model, sequences)[0], _both(other, sequences)[1], strict=True):
+            assert (one - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
+
+
 @pytest.mark.parametrize("scheme", ["int8", "int8-experts", "int4-experts"])
 def test_weights_of_fewer_bits(
     checkpoint: Callable[..., Any], write: Callable[..., Path], tmp_path: Path, scheme: str
