@@ -118,7 +118,7 @@ def test_rewind_and_history() -> None:
 
 def test_a_branch_and_back() -> None:
     shown, chat = talk(["One.", "Two."], ["first", "/fork", "second", "/back", "/history"])
-    assert "Back in the conversation of 1 turns." in shown
+    assert "Back in the conversation of 1 turn." in shown
     assert [getattr(message, "text", "") for message in chat.conversation.messages] == ["first", "One."]
 
 
