@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -74,6 +75,7 @@ def main() -> None:
             continue
         cases = list(_cases(path, arguments.sets))
         for name, compile_ in engines.items():
+            print(f"{kind}: {name} ...", file=sys.stderr, flush=True)
             tally = measure(cases, compile_)
             figures[f"{kind}: {name}"] = tally.figures()
             if not name.startswith("m1runtime"):
@@ -240,7 +242,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suite", type=Path)
     parser.add_argument("--bench", type=Path)
-    parser.add_argument("--peers", action="store_true", help="llguidance alone and xgrammar beside ours")
+    parser.add_argument("--peers", action="store_true", help="the others beside ours")
     parser.add_argument("--sets", default="", help="only these sets or ids, with commas between; nothing is saved")
     return parser.parse_args()
 

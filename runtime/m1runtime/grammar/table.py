@@ -64,7 +64,8 @@ class Table:
         first = self._plan.begin(places, self._compile)
         self._places = places
         self._first = Tabled(self, first, self.quick(first))
-        self._masks = self._moves = 0
+        self._moves = 0
+        self._rows: set[int] = set()
         self._shortest: dict[Place, Path] = {}
         self._free: dict[Place, Tabled] = {}
         self._looked: set[Place] = set()
@@ -81,10 +82,11 @@ class Table:
         """int32 [words]: the tokens that may follow, eos among them where the text may end; not to be changed."""
         return self.free(place).roomy_mask
 
-    def holds_mask(self) -> bool:
-        """Counts a state that is to keep a mask that has memory of its own; False where there are enough."""
-        self._masks += 1
-        return self._masks <= MAX_MASKS
+    def holds_mask(self, row: Tensor) -> bool:
+        """Whether a state may keep this mask: one that others keep, too, or one more; False where there are enough."""
+        if len(self._rows) < MAX_MASKS:
+            self._rows.add(row.data_ptr())
+        return row.data_ptr() in self._rows
 
     def holds_move(self) -> bool:
         """Counts a state that is to be kept as what follows another; False where there are enough."""
@@ -112,8 +114,9 @@ class Table:
         if not (self._plan.plain and place.kept) or place in self._looked:
             return
         for after in islice(self.lexicon.exits(place), AHEAD):
-            run = self.free(after).run
-            self.mask(after if run is None else run.after)
+            if after.kept:
+                run = self.free(after).run
+                self.mask(after if run is None else run.after)
             yield
         self._looked.add(place)
 

@@ -101,7 +101,7 @@ class Tabled:
             if self.path is not None and self._run is None:
                 return self.program.mask(self.place)
             row, own = self._mask()
-            if not own or (self.place.kept and self.program.holds_mask()):
+            if not own or (self.place.kept and self.program.holds_mask(row)):
                 self.row = row
             return row
         return self.row
