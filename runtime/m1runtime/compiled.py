@@ -42,7 +42,9 @@ _OPTIONS: dict[str, Any] = {
     "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # pyright: ignore[reportUnknownMemberType]
     "size_asserts": False,
     "assert_indirect_indexing": False,  # the experts' numbers are those of their largest logits
-    "realize_reads_threshold": 1,  # a row is finished before a product reads it once for each of its outputs
+    # Both: a row is finished before a product reads it once for each of its outputs.
+    "deterministic": True,
+    "realize_reads_threshold": 1,
 }
 
 
