@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from sqlite3 import Connection
 from types import TracebackType
 from typing import Self
 
@@ -77,12 +78,9 @@ class ConversationStore:
         Raises:
             StoreError: there is a conversation of that id already.
         """
-        name = uuid.uuid4().hex if id is None else id
-        if not name:
-            raise StoreError("the id of a conversation must not be empty; leave it out to get one")
+        name = _name(id)
         with self._database.writing() as sql:
-            if sql.execute("SELECT 1 FROM conversations WHERE id = ?", (name,)).fetchone():
-                raise StoreError(f"there is a conversation '{name}' already; store.open('{name}') goes on with it")
+            _check_free(sql, name)
             insert(sql, name, title)
         return self._load(name)
 
@@ -107,16 +105,18 @@ class ConversationStore:
         with self._database.writing() as sql:
             sql.execute("UPDATE conversations SET title = ? WHERE key = ?", (title, find(sql, id).key))
 
-    def fork(self, id: str, at: int | None = None) -> StoredConversation:
-        """A new conversation that begins with the first `at` messages of another, or with all of them.
+    def fork(self, id: str, at: int | None = None, *, to: str | None = None) -> StoredConversation:
+        """A new conversation that begins with the first `at` messages of another, or with all of them; `to` is its id.
 
         Raises:
             ConversationNotFound: there is none of that id.
+            StoreError: there is a conversation `to` already.
             ValueError: it is not that long, or a call would be left without its result.
         """
-        name = uuid.uuid4().hex
+        name = _name(to)
         with self._database.writing() as sql:
             source = find(sql, id)
+            _check_free(sql, name)
             bodies = bodies_of(sql, source.branch)
             whole = at is None or at == len(bodies)
             length = len(bodies) if at is None else at
@@ -281,6 +281,17 @@ class StoredConversation(Conversation):
 
     def _forgotten(self, call: ToolCall, result: ToolResult | None) -> bool:
         return result is None and call.id not in self._waiting
+
+
+def _name(id: str | None) -> str:
+    if id == "":
+        raise StoreError("the id of a conversation must not be empty; leave it out to get one")
+    return uuid.uuid4().hex if id is None else id
+
+
+def _check_free(sql: Connection, name: str) -> None:
+    if sql.execute("SELECT 1 FROM conversations WHERE id = ?", (name,)).fetchone():
+        raise StoreError(f"there is a conversation '{name}' already; store.open('{name}') goes on with it")
 
 
 def _messages(id: str, bodies: Sequence[str]) -> tuple[Message, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -127,6 +128,15 @@ def test_commands_stay_inside(tools: Toolset, folder: Path, command: str) -> Non
     assert folder.parent.stat().st_mode == before
     assert sorted(path.name for path in folder.parent.iterdir()) == ["root", "secret.txt"]
     assert list((folder / ".git/hooks").iterdir()) == []
+
+
+@linux
+@pytest.mark.parametrize("command", ["echo x > .git", "rm .git", "mv .git a", "mv a.txt .git", "ln -sf a.txt .git"])
+def test_the_git_file_of_a_linked_work_tree_stays(tools: Toolset, folder: Path, command: str) -> None:
+    shutil.rmtree(folder / ".git")
+    (folder / ".git").write_text("gitdir: elsewhere\n")
+    assert "Exit status" in call(shell(folder), command)
+    assert (folder / ".git").read_text() == "gitdir: elsewhere\n"
 
 
 @linux

@@ -24,16 +24,19 @@ DIFF = ("--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=all
 __all__ = ["git"]
 
 
-def git(root: str | os.PathLike[str] = ".", *, approval: Needs = True, trusted: bool = False) -> Toolset:
+def git(
+    root: str | os.PathLike[str] = ".", *, approval: Needs = True, trusted: bool = False, write: bool = True
+) -> Toolset:
     """The toolset of the repository whose top folder is `root`.
 
     Args:
         root: the folder that holds `.git`.
         approval: whether commits and applied diffs wait for a yes: always, never, or by their arguments.
         trusted: use it as its user would, with its hooks, filters and settings, and the user's.
+        write: whether there are tools that change the repository at all.
     """
     repository = Repository(root, trusted=trusted)
-    return Toolset("git", [*_reading(repository), *_writing(repository, approval)])
+    return Toolset("git", [*_reading(repository), *(_writing(repository, approval) if write else ())])
 
 
 def _reading(repository: Repository) -> list[Tool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from m1agent import ToolError
@@ -47,21 +48,42 @@ class Repository:
         self._home = os.path.expanduser("~")
         self._identity: dict[str, str] | None = None
 
-    async def run(self, *words: str, stdin: str = "", writes: bool = False) -> str:
-        """What a git command prints.
+    async def run(self, *words: str, stdin: str | bytes = "", writes: bool = False, index: Path | None = None) -> str:
+        """What a git command prints. `index` is a file that it takes for the repository's.
 
         Raises:
             ToolError: it failed, or the repository is not to be used.
         """
+        return (await self._done(words, BOUNDS, stdin, writes=writes, index=index)).output.rstrip("\n")
+
+    async def read(self, *words: str) -> bytes:
+        """The bytes that a git command which changes nothing prints; many, if need be. Raises as `run`."""
+        outcome = await self._done(words, replace(BOUNDS, shown=BOUNDS.output), apart=True)
+        assert outcome.raw is not None
+        return outcome.raw
+
+    async def _done(
+        self,
+        words: Sequence[str],
+        bounds: Bounds,
+        stdin: str | bytes = "",
+        *,
+        writes: bool = False,
+        index: Path | None = None,
+        apart: bool = False,
+    ) -> Outcome:
         if shutil.which(self._command[0]) is None:
             raise ToolError("git is not installed here.")
         self._check_place()
-        outcome = await self._start(words, await self._settings(), stdin, writes=writes)
+        given = stdin if isinstance(stdin, bytes) else stdin.encode("utf-8", "replace")
+        outcome = await self._start(
+            words, await self._settings(), given, bounds, writes=writes, index=index, apart=apart
+        )
         if outcome.stopped:
             raise ToolError(f"git {words[0]}: stopped after {outcome.seconds:.0f} s. Ask for less, such as one path.")
         if outcome.code:
             raise ToolError(_reason(words[0], outcome))
-        return outcome.output.rstrip("\n")
+        return outcome
 
     def _check_place(self) -> None:
         place = self.root / ".git"
@@ -86,7 +108,8 @@ class Repository:
         if self._trusted:
             return {}
         # Reading settings runs nothing, so it needs no sandbox.
-        listed = await self._bare(("config", "--list", "--name-only", "--includes", "-z"), {**QUIET, **self._alone()})
+        words = ("config", "--list", "--name-only", "--includes", "-z")
+        listed = await self._bare(words, {**QUIET, **self._alone()})
         if listed.code or listed.raw is None:
             raise ToolError("The repository's settings cannot be read, or are too long. A person can trust it.")
         names = sorted({os.fsdecode(name) for name in listed.raw.split(b"\0") if name})
@@ -115,37 +138,54 @@ class Repository:
         return found
 
     async def _start(
-        self, words: Sequence[str], settings: dict[str, str], stdin: str, *, writes: bool = False
+        self,
+        words: Sequence[str],
+        settings: dict[str, str],
+        stdin: bytes,
+        bounds: Bounds,
+        *,
+        writes: bool,
+        index: Path | None,
+        apart: bool,
     ) -> Outcome:
         optional = {} if writes else {"GIT_OPTIONAL_LOCKS": "0"}
-        given = {**QUIET, **self._alone(), **optional, **environment(settings)}
+        other = {} if index is None else {"GIT_INDEX_FILE": str(index)}
+        given = {**QUIET, **self._alone(), **optional, **other, **environment(settings)}
         command = [*self._command, *words]
         if not self._trusted and isolation().namespaces:
-            return await self._sandbox(given, writes=writes).run(
-                command, folder=self.root, stdin=stdin.encode("utf-8", "replace")
-            )
-        return await self._bare(words, given, stdin)
+            sandbox = self._sandbox(given, bounds, writes=writes)
+            return await sandbox.run(command, folder=self.root, stdin=stdin, apart=apart)
+        return await self._bare(words, given, stdin, bounds, apart=apart)
 
-    async def _bare(self, words: Sequence[str], given: dict[str, str], stdin: str = "") -> Outcome:
+    async def _bare(
+        self,
+        words: Sequence[str],
+        given: dict[str, str],
+        stdin: bytes = b"",
+        bounds: Bounds = BOUNDS,
+        *,
+        apart: bool = False,
+    ) -> Outcome:
         command = Command(
             words=[*self._command, *words],
             folder=self.root,
             environment=clean_environment(self._home, given),
-            stdin=stdin.encode("utf-8", "replace"),
+            stdin=stdin,
             grace=GRACE,
+            apart=apart,
         )
-        return await run_bounded(command, BOUNDS)
+        return await run_bounded(command, bounds)
 
     def _alone(self) -> dict[str, str]:
         """What keeps git to this repository, unless it is trusted."""
         places = {"GIT_DIR": str(self.root / ".git"), "GIT_WORK_TREE": str(self.root)}
         return {} if self._trusted else {**ALONE, **places}
 
-    def _sandbox(self, given: dict[str, str], *, writes: bool) -> Sandbox:
+    def _sandbox(self, given: dict[str, str], bounds: Bounds, *, writes: bool) -> Sandbox:
         place = self.root / ".git"
         frozen = tuple(path for name in ("config", "hooks", "info") if (path := place / name).exists())
         return Sandbox(
-            BOUNDS,
+            bounds,
             read=() if writes else (self.root,),
             write=(self.root,) if writes else (),
             frozen=frozen if writes else (),
@@ -155,5 +195,9 @@ class Repository:
 
 
 def _reason(command: str, outcome: Outcome) -> str:
-    lines = [line for line in outcome.output.splitlines() if line.strip() and not line.startswith("hint:")]
+    lines = [
+        line
+        for line in (outcome.errors or outcome.output).splitlines()
+        if line.strip() and not line.startswith("hint:")
+    ]
     return f"git {command}: " + "\n".join(line.removeprefix("fatal: ") for line in lines[:ERRORS])

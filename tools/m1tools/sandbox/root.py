@@ -53,12 +53,12 @@ def enter(
     for path in write:
         _bind(base, path, read_only=False)
     for path in frozen:
-        _bind(base, path, read_only=True)
+        _bind(base, path, read_only=True, over=True)
     _pivot(base)
 
 
-def _bind(base: str, path: str, *, read_only: bool) -> None:
-    target = _place(base, path, 0)
+def _bind(base: str, path: str, *, read_only: bool, over: bool = False) -> None:
+    target = _place(base, path, 0, over=over)
     if target is None:
         return
     _mount(path, target, None, MS_BIND | MS_REC, None)
@@ -71,8 +71,9 @@ def _bind(base: str, path: str, *, read_only: bool) -> None:
     )
 
 
-def _place(base: str, path: str, depth: int) -> str | None:
-    """Make the way to `path` in the new root, with the links on it; where what it leads to belongs, or None."""
+def _place(base: str, path: str, depth: int, *, over: bool) -> str | None:
+    """Make the way to `path` in the new root, with the links on it; where what it leads to belongs, or None. With
+    `over` that is also where a folder that is bound already holds it."""
     here = "/"
     parts = [part for part in path.split("/") if part]
     for index, part in enumerate(parts):
@@ -82,14 +83,14 @@ def _place(base: str, path: str, depth: int) -> str | None:
             with suppress(FileExistsError):
                 os.symlink(leads, base + here)
             rest = os.path.join(os.path.dirname(here), leads, *parts[index + 1 :])
-            return None if depth > DEEPEST else _place(base, os.path.normpath(rest), depth + 1)
+            return None if depth > DEEPEST else _place(base, os.path.normpath(rest), depth + 1, over=over)
         if os.path.isdir(here):
             with suppress(FileExistsError):
                 os.mkdir(base + here, 0o755)
         elif not os.path.lexists(here):
             return None
     if not os.path.isdir(here) and os.path.lexists(base + here):
-        return None  # A folder that is bound already holds it.
+        return base + here if over else None  # A folder that is bound already holds it.
     if not os.path.isdir(here):
         os.close(os.open(base + here, os.O_CREAT | os.O_WRONLY, 0o644))
     return base + here

@@ -72,9 +72,16 @@ class Sandbox:
     isolation: Isolation = field(default_factory=isolation)
 
     async def run(
-        self, words: Sequence[str], *, folder: Path | None = None, stdin: bytes = b"", handed: tuple[int, ...] = ()
+        self,
+        words: Sequence[str],
+        *,
+        folder: Path | None = None,
+        stdin: bytes = b"",
+        handed: tuple[int, ...] = (),
+        apart: bool = False,
     ) -> Outcome:
-        """Run a program; in `folder`, or in the empty one it is given. `handed` are descriptors it inherits.
+        """Run a program; in `folder`, or in the empty one it is given. `handed` are descriptors it inherits; `apart`
+        keeps its standard error from its output.
 
         Raises:
             OSError: the sandbox cannot be made, or there is no such program in it.
@@ -90,10 +97,12 @@ class Sandbox:
                 environment=clean_environment(home, self.environment),
                 stdin=stdin,
                 handed=handed,
+                apart=apart,
             )
             outcome = await run_bounded(command, self.bounds)
-        if outcome.code == CANNOT_START and outcome.output.startswith(PREFIX):
-            raise OSError(outcome.output.removeprefix(PREFIX).strip())
+        said = outcome.errors if apart else outcome.output
+        if outcome.code == CANNOT_START and said.startswith(PREFIX):
+            raise OSError(said.removeprefix(PREFIX).strip())
         return outcome
 
     def _launcher(self, scratch: str, home: str, folder: Path | None, user: int | None) -> list[str]:
