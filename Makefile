@@ -11,7 +11,7 @@ help:
 	@echo "make test    lint, types and the whole test suite"
 	@echo "make docs    the guide as a site, in site/"
 	@echo "make lint    ruff and pyright only"
-	@echo "make servers the MCP servers that the tests talk to (make test does it too)"
+	@echo "make servers the MCP servers and clients that the tests talk to (make test does it too)"
 	@echo "make bench   every benchmark that runs without a GPU"
 	@echo "make bench-peers  loop and grammars beside other frameworks and engines, in an environment of their own"
 	@echo "make gpu     tests and benchmarks on a CUDA device (uses \$$PY, an interpreter that has torch and triton)"
@@ -52,7 +52,14 @@ $(SERVERS)/.venv-minimax-%/installed: $(SERVERS)/minimax-%.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-servers: $(SERVERS)/node_modules/installed $(MINIMAX)
+# inspect_ai evaluates models behind our server; its 80 packages are kept apart from ours.
+INSPECT := tests/e2e/.venv-inspect
+$(INSPECT)/installed: tests/e2e/inspect.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+servers: $(SERVERS)/node_modules/installed $(MINIMAX) $(INSPECT)/installed
 
 # Whole files to a process, since what a file sets up is often dear.
 test: lint servers
@@ -89,4 +96,4 @@ gpu:
 	PYTHONPATH="$(GPU_PATH):$$PYTHONPATH" $(PY) -m benchmarks.lightning --device cuda
 
 clean:
-	rm -rf $(VENV) $(SERVERS)/node_modules $(SERVERS)/.venv-* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SERVERS)/node_modules $(SERVERS)/.venv-* $(INSPECT) .pytest_cache .ruff_cache .hypothesis

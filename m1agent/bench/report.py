@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from m1agent.bench.figures import mean, shares, table, wilson
 
+WIDTH = 160
 HEAD = ("category", "items", "right", "accuracy", "95 % interval", "s each", "tokens read", "written")
 
 
@@ -34,7 +36,7 @@ def text(results: Iterable[Mapping[str, Any]], categories: Sequence[str]) -> str
     lines = [table(HEAD, rows)]
     for kind, count in found["failures"].items():
         first = next(one for one in seen if one["kind"] == kind)
-        lines.append(f"{count:5}  {kind}: {first['id']}: {first['why']}")
+        lines.append(f"{count:5}  {kind}: " + shorten(f"{first['id']}: {first['why']}", WIDTH, placeholder=" ..."))
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ from m1agent.models.openai import OpenAIModel
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
+INSPECT = Path(__file__).parent / ".venv-inspect" / "bin" / "inspect"
 KEY = "sk-local-test"
 QUESTION = "What is the weather in Lisbon?"
 WEATHER: Any = {
@@ -183,6 +184,30 @@ def test_agents_of_others(url: str, name: str) -> None:
     assert figures["called"] == ["Lisbon", "Oslo"]
     assert answers(figures["output"]) and RESULT in figures["streamed"]
     assert figures["cached"] > 64
+
+
+def test_an_evaluation_of_inspect(url: str, tmp_path: Path) -> None:
+    """inspect_ai's provider for servers like OpenAI's runs its own tool loop, and scores it."""
+    if not INSPECT.exists():
+        pytest.skip("make servers installs inspect_ai")
+    command = [str(INSPECT), "eval", "inspect_sums.py", "--model", "openai-api/m1/m1-nano", "--temperature", "0"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, "--display", "none", "--log-format", "json", "--log-dir", str(tmp_path / "logs")],
+        env={**environment, "HOME": str(tmp_path), "M1_BASE_URL": f"{url}/v1", "M1_API_KEY": KEY},
+        cwd=Path(__file__).parent / "clients",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (log,) = (tmp_path / "logs").glob("*.json")
+    told = json.loads(log.read_text())
+    assert told["status"] == "success" and told["results"]["scores"][0]["metrics"]["accuracy"]["value"] == 1.0
+    for sample in told["samples"]:
+        _, call, result, answer = sample["messages"]
+        assert call["tool_calls"][0]["function"] == "calculate_math"
+        assert result["content"] == sample["target"] and sample["target"] in answer["content"]
 
 
 @tool
