@@ -62,7 +62,8 @@ $(INSPECT)/installed: tests/e2e/inspect.txt
 servers: $(SERVERS)/node_modules/installed $(MINIMAX) $(INSPECT)/installed
 
 # Whole files to a process, since what a file sets up is often dear.
-test: lint servers
+test: $(VENV)/dev.installed
+	@$(MAKE) --jobs 2 lint servers
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 docs: $(VENV)/dev.installed
