@@ -144,7 +144,9 @@ class Store:
         if wanted > self.pages.free and not self._possible(wanted):
             return False
         while (short := self.pages.wanted(sequence.table, sequence.computed, stop) - self.pages.free) > 0:
-            if not self._find_pages(short):
+            # At once for a whole prompt: a pool that grows is copied, and for that moment there twice.
+            rest = self.pages.pages(len(sequence.tokens)) - self.pages.pages(stop)
+            if not self._find_pages(short, short + max(0, rest)):
                 return False
         if self.pages.prepare(sequence.table, sequence.computed, stop):
             sequence.table_tensor = None
@@ -342,11 +344,11 @@ class Store:
                 return False
         return True
 
-    def _find_pages(self, count: int) -> bool:
-        """One step towards `count` more free pages."""
+    def _find_pages(self, count: int, soon: int = 0) -> bool:
+        """One step towards `count` more free pages, of `soon` where there is room for those."""
         size = self.pages.bytes_per_page
         if self._fits(count * size):
-            self.pages.grow(self._stride(count, self.pages.capacity, size))
+            self.pages.grow(self._stride(count, max(soon, self.pages.capacity), size))
             return True
         return self._give_up(self.states)
 
@@ -364,10 +366,10 @@ class Store:
     def _fits(self, size: int) -> bool:
         return self.limit is None or self.bytes + size <= self.limit
 
-    def _stride(self, least: int, capacity: int, size: int) -> int:
-        """How much a pool grows by: it doubles, as long as that takes no more than half of what is left."""
-        most = capacity if self.limit is None or not size else (self.limit - self.bytes) // size // 2
-        return max(least, min(capacity, most))
+    def _stride(self, least: int, wish: int, size: int) -> int:
+        """How much a pool grows by: as wished, as long as that takes no more than half of what is left."""
+        most = wish if self.limit is None or not size else (self.limit - self.bytes) // size // 2
+        return max(least, min(wish, most))
 
     def _evict(self, *, protected: bool) -> bool:
         node = self.tree.cheapest(self._own_bytes, protected=protected)
