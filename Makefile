@@ -20,6 +20,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): a minute or two ..."
 	$(INSTALL) --editable ".[runtime,serve,cli,tools,demo]"
 	@touch $@
 
