@@ -121,6 +121,9 @@ def review_code(
 
 def review_diff(repository: str | Path, revision: str = "HEAD", *, model: str | Path | Model) -> dict[str, Review]:
     """A review, by file, of the lines that changed since a revision. Raises ValueError with what git says."""
+    known = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=repository, capture_output=True)
+    if known.returncode:
+        raise ValueError(f"{repository}: not a git repository; give one, or a file")
     plain = ["--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--relative", "-U0"]
     words = ["git", "-c", "core.quotePath=false", "diff", *plain, "--end-of-options", revision, "--"]
     done = subprocess.run(words, cwd=repository, capture_output=True, text=True)

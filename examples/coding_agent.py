@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
 from m1agent import ApprovalRequest, Denied, Limits, M1AgentError, load_model
+from m1agent.cli_agent import positive
 from m1agent.models.base import Model
 from m1agent.show import plain
 from m1agent.store import ConversationStore
@@ -109,12 +110,16 @@ def options(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--yes", action="store_true", help="ask nothing")
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with a run, else with the last one")
     for name, kind, default in (("steps", int, 50), ("tokens", int, None), ("seconds", float, None)):
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"of each attempt; default: {default}")
+        parser.add_argument(
+            f"--{name}", type=kind, default=default, help=f"of each attempt (default: {default or 'no bound'})"
+        )
     kept = parser.add_argument_group("kept for --resume")
     kept.add_argument("--test", help="the command that passes when all is well; default: python -m pytest -q")
     kept.add_argument("--test-seconds", type=float, help="how long it may take; default: 300")
     kept.add_argument("--read", type=Path, action="append", help="a folder that the tests need, such as a toolchain")
-    kept.add_argument("--alternatives", type=int, help="ways to try; the smallest diff that passes is taken")
+    kept.add_argument(
+        "--alternatives", type=positive, metavar="N", help="ways to try; the smallest diff that passes is taken"
+    )
     kept.add_argument("--branch", help="commit the change there, instead of changing the folder")
     for name, told in (
         ("edit-tests", "tests that are there may be changed"),

@@ -72,7 +72,7 @@ def analyze_document(
     """A summary of at most so many points, or the answer to a question; `options` are those of `Analyst`.
 
     Raises:
-        ValueError: "qa" without a question, or a question without "qa".
+        ValueError: "qa" without a question, or a question without "qa"; a document without text.
         FileNotFoundError, ToolError: there is no such document, or it cannot be read.
         RunStopped: the model failed. With `index`, what it said before is kept.
     """
@@ -115,7 +115,10 @@ def extract_insights(
 async def _analysed(source: str | Path, model: str | Path | Model, index: Any, options: Any, work: Any) -> Analysis:
     loaded = load_model(model) if isinstance(model, str | Path) else model
     try:
-        analyst = Analyst(await Document.read(source, index=index), loaded, **options)
+        document = await Document.read(source, index=index)
+        if not document.passages(1):
+            raise ValueError(f"{document.name}: there is no text in it")
+        analyst = Analyst(document, loaded, **options)
         found = await work(analyst)
     finally:
         if loaded is not model:
@@ -142,8 +145,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print quotes and dropped claims, too")
     given = parser.parse_args()
     options = {name: getattr(given, name) for name in ("model", "index", "window", "budget")}
+    if given.question is not None and not given.question.strip():
+        parser.error("--question is empty")
     try:
-        with tqdm(file=sys.stderr, unit="reply", disable=given.question is not None) as bar:
+        with tqdm(file=sys.stderr, unit="reply", delay=0.1, disable=given.question is not None) as bar:
 
             def progress(stage: str, done: int, total: int) -> None:
                 bar.desc, bar.total, bar.n = f"{stage}: ", total, done

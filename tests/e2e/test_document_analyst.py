@@ -220,6 +220,12 @@ def test_a_passage_without_a_usable_answer_is_told_and_the_rest_is_read(small: P
     assert "the server hung up" in made.notes[0]
 
 
+def test_a_model_that_answers_nowhere_is_no_finding() -> None:
+    model = ScriptedModel([ModelError("the server is away")])
+    with pytest.raises(RunStopped, match="the server is away"):
+        analyst().analyze_document("One short page.", model=model)
+
+
 def test_a_budget_ends_the_reading_and_says_where(small: Path, tmp_path: Path) -> None:
     model, budget = Measured([reader] * 1000), 130_000
     options: dict[str, Any] = {"window": WINDOW, "budget": budget, "at_once": 1, "index": tmp_path / "index.db"}
@@ -360,9 +366,11 @@ def test_bad_input_is_told_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    (tmp_path / "empty.txt").touch()
     for words, told in (
         ((tmp_path / "none.pdf", "--model", "m1-nano"), f"{tmp_path / 'none.pdf'}: there is no such file"),
         ((tmp_path / "broken.pdf", "--model", "m1-nano"), "broken.pdf: it is"),
+        ((tmp_path / "empty.txt", "--model", "m1-nano"), "empty.txt: there is no text in it"),
         ((tmp_path / "none.pdf", "--model", "nosuch"), "there is no model 'nosuch'"),
         ((EXAMPLES / "README.md", "--model", "m1-nano", "--window", 100), "window must be at least 6000"),
     ):

@@ -211,6 +211,9 @@ def test_only_the_changed_lines_of_a_diff_are_reviewed(tmp_path: Path) -> None:
     model.assert_complete()
     assert {(one.line, one.rule) for one in reviews["old.py"].findings} == {(6, ""), (6, "B102")}
     assert list(reviews) == ["old.py"]
+    (outside := tmp_path.with_name("outside")).mkdir()
+    done = run("code_reviewer.py", "--model", "m1-nano", outside)
+    assert done.returncode == 1 and f"{outside}: not a git repository" in done.stderr
     done = run("code_reviewer.py", "--model", "m1-nano", tmp_path, "--revision", "nosuch")
     assert (done.returncode, done.stdout) == (1, "")
     assert "code_reviewer: " in done.stderr and "nosuch" in done.stderr and "Traceback" not in done.stderr

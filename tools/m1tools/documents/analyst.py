@@ -110,15 +110,16 @@ class Analyst:
         for its words leads.
 
         Raises:
-            RunStopped: the model failed at several passages in a row.
+            RunStopped: the model failed at several passages in a row, or at all there are.
             ToolError: there is no word in `about`.
         """
         told, listed = f"{instructions} {RULES}", Annotated[list[kind], Field(max_length=most)]
         passages = self.document.passages(self._room(told, listed), about)
+        bearable = min(FAILURES, len(passages))
 
         async def read(passage: Passage) -> list[C]:
             prompt = f"From {passage.first} to {passage.last} of {self.document.name}:\n\n{passage.text}"
-            made = await self._read(told, listed, prompt, passage)
+            made = await self._read(told, listed, prompt, passage, bearable)
             return self._held(made)
 
         return [claim for made in await self._each("reading", passages, read) for claim in made]
@@ -163,7 +164,7 @@ class Analyst:
 
     # Asking
 
-    async def _read(self, told: str, kind: Any, prompt: str, passage: Passage) -> list[Any]:
+    async def _read(self, told: str, kind: Any, prompt: str, passage: Passage, bearable: int) -> list[Any]:
         cost = weight(told + prompt) // TOKEN
         kept = self.document.kept(self._key(told, kind, prompt))
         if kept is None and (self.unread or not self._affordable(cost)):
@@ -174,7 +175,7 @@ class Analyst:
             made = await self._asked(told, kind, prompt, self._faults)
         except RunStopped as error:
             self._failures += 1
-            if self._failures >= FAILURES:
+            if self._failures >= bearable:
                 raise
             self.skipped.append(f"{passage.first} to {passage.last}: {error}")
             return []
