@@ -106,7 +106,7 @@ def _add_run(commands: Any) -> None:
 
 def run_question(given: argparse.Namespace) -> int:
     """`m1agent run`."""
-    question = sys.stdin.read() if given.question == "-" else given.question
+    question = sys.stdin.read().strip() if given.question == "-" else given.question
     if not question.strip():
         print("m1agent: the question is empty", file=sys.stderr)
         return EXIT_USAGE
@@ -194,6 +194,8 @@ def list_tools(given: argparse.Namespace) -> int:
             print(f"  {tool.name}: {tool.spec.description.splitlines()[0] if tool.spec.description else ''}")
             for item in left.get(tool, ()):
                 print(f"    checked afterwards: {item['keyword']} at {item['path'] or 'the top'} ({item['why']})")
+    if given.report and not any(left.values()):
+        print("The grammar enforces all of these schemas.")
     return EXIT_DONE
 
 

@@ -77,7 +77,7 @@ class Printer:
     def _summary(self, result: RunResult) -> None:
         if result.stop != "done":
             self._begin("stopped", RED)
-            self._write(f"{result.stop}{f': {result.error}' if result.error else ''}")
+            self._write(f"{result.stop}{f': {why}' if (why := _why(result)) else ''}")
             self.end()
         self._begin("cost", DIM)
         self._write(costs(result))
@@ -100,6 +100,13 @@ class Printer:
         self._within = ""
 
 
+def _why(result: RunResult) -> str:
+    if result.pending:
+        names = ", ".join(dict.fromkeys(call.name for call in result.pending))
+        return f"{names} must be approved, and nobody can be asked here; m1agent chat asks"
+    return str(result.error or result.reason)
+
+
 def costs(result: RunResult) -> str:
     """What a run cost, in a line."""
     usage = result.usage
@@ -107,7 +114,7 @@ def costs(result: RunResult) -> str:
     share = f" ({usage.forced_tokens / usage.output_tokens:.0%} written by the grammar)" if usage.output_tokens else ""
     return (
         f"{computed} tokens read, {usage.reused_tokens} reused, {usage.output_tokens} written{share}, "
-        f"{result.steps} steps, {result.seconds:.1f} s"
+        f"{result.steps} {'step' if result.steps == 1 else 'steps'}, {result.seconds:.1f} s"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from m1agent.conversation import Conversation
-from m1agent.errors import ChatError
+from m1agent.errors import ChatError, ConversationNotFound
 from m1agent.messages import AssistantMessage, UserMessage
 from m1agent.store import StoredConversation
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from m1agent.chat.chat import Chat
 
 SHORT = 70
+NOTHING = "nothing was said yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ async def _tools(chat: Chat, _: str) -> None:
 
 
 async def _history(chat: Chat, _: str) -> None:
+    if not turns(chat.conversation):
+        chat.say(NOTHING)
     for number, start in enumerate(turns(chat.conversation), 1):
         messages = chat.conversation.messages
         asked = messages[start]
@@ -112,7 +115,11 @@ async def _open(chat: Chat, rest: str) -> None:
         raise ChatError("conversations are not kept: start m1agent chat with --store FILE")
     if not rest:
         raise ChatError("/open needs the id of a conversation; /list shows them")
-    await _change(chat, chat.store.open(rest))
+    try:
+        found = chat.store.open(rest)
+    except ConversationNotFound:
+        raise ChatError(f"there is no conversation '{rest}' in the store; /list shows them") from None
+    await _change(chat, found)
     await _history(chat, "")
 
 
@@ -154,7 +161,7 @@ async def _change(chat: Chat, conversation: Conversation) -> None:
 def _count(text: str, *, most: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise ChatError(
-            f"there are {most} turns to take back, so '{text}' cannot be" if most else "nothing was said yet"
+            f"/rewind takes a number from 1 to {most}, the turns there are, not '{text}'" if most else NOTHING
         )
     return int(text)
 

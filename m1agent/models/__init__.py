@@ -43,6 +43,8 @@ def load_model(name: str | Path) -> Model:
 
 
 def _of_scheme(scheme: str, rest: str) -> Model:
+    if scheme in ("http", "https"):
+        raise ModelNotFound(f"'{scheme}:{rest}' is an address; a model there is openai:<model>@{scheme}:{rest}")
     if scheme not in ("openai", "minimax", "hf") or not rest:
         raise ModelNotFound(f"there is no model '{scheme}:{rest}'. A model is {FORMS}.")
     if scheme == "hf":

@@ -12,6 +12,7 @@ from m1agent.errors import ServeError
 
 KEY_VARIABLE = "M1AGENT_API_KEY"
 MEBIBYTE = 1 << 20
+MOST_PORT = 65_535
 MAY_BE_ZERO = frozenset({"port", "waiting", "sessions"})
 
 
@@ -63,6 +64,8 @@ class ServeConfig:
             least = 0 if one.name in MAY_BE_ZERO else 1 if isinstance(value, int) else 0.001
             if not value >= least:
                 raise ServeError(f"{one.name} must be at least {least:g}, not {value!r}")
+        if self.port > MOST_PORT:
+            raise ServeError(f"port must be at most {MOST_PORT}, not {self.port}")
         if not self.keys and not self.insecure and not self.local:
             raise ServeError(
                 f"{self.host} can be reached by others, and there is no API key: set {KEY_VARIABLE} or give "

@@ -21,7 +21,9 @@ from m1agent import Agent, tool
 from m1agent.chat import COMMANDS, Chat
 from m1agent.cli import main
 from m1agent.conversation import Conversation
+from m1agent.events import RunFinished
 from m1agent.models.scripted import ScriptedModel
+from m1agent.show import Printer
 from m1agent.store import ConversationStore
 
 CALL = '<tool_calls>\n{"name": "wipe", "arguments": {"path": "/a"}}\n</tool_calls>'
@@ -107,6 +109,14 @@ def test_a_failing_model_is_told_and_the_chat_goes_on() -> None:
     assert "no power" in shown and "Back." in shown
 
 
+def test_where_nobody_can_be_asked_the_call_that_waits_is_named() -> None:
+    result = Agent(ScriptedModel([CALL]), tools=[wipe]).run_sync("Wipe /a.")
+    out = StringIO()
+    Printer(out).show(RunFinished(result))
+    assert "stopped:  approval: wipe must be approved, and nobody can be asked here" in out.getvalue()
+    assert ", 1 step, " in out.getvalue()
+
+
 def test_rewind_and_history() -> None:
     shown, chat = talk(
         ["One.", "Two.", "Three."], ["first", "second", "/history", "/rewind", "/history", "third", "/rewind 2"]
@@ -114,6 +124,8 @@ def test_rewind_and_history() -> None:
     assert "1. first" in shown and "2. second" in shown and "1 turn taken back; 1 left" in shown
     assert "2 turns taken back; 0 left" in shown
     assert len(chat.conversation) == 0
+    shown, chat = talk(["One."], ["first", "/rewind 2"])
+    assert "/rewind takes a number from 1 to 1" in shown and len(chat.conversation) == 2
 
 
 def test_a_branch_and_back() -> None:
@@ -128,6 +140,7 @@ def test_a_branch_and_back() -> None:
         ("/nothing", "/nothing is no command"),
         ("/rewind", "nothing was said yet"),
         ("/rewind x", "nothing was said yet"),
+        ("/history", "nothing was said yet"),
         ("/back", "there is no branch"),
         ("/list", "--store FILE"),
         ("/open 7", "--store FILE"),
@@ -170,7 +183,7 @@ def test_conversations_are_kept_and_gone_on_with(tmp_path: Path) -> None:
         assert f"{kept.id}" in shown and "1. first" in shown
         assert len(other.conversation) == 2
         shown, _ = talk([], ["/open nowhere"], store=store)
-        assert "nowhere" in shown
+        assert "there is no conversation 'nowhere' in the store; /list shows them" in shown
         assert {info.messages for info in store.list()} >= {2, 4}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -22,6 +23,14 @@ def test_run_prints_what_happens(folder: Path, capsys: pytest.CaptureFixture[str
     assert code in (0, 1)
     assert "calculate_math" in out and "user name=user" in out and "2+2?" in out
     assert "tokens read" in out and "\033" not in out
+
+
+def test_a_question_from_stdin_ends_without_its_newline(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("2+2?\n"))
+    main(["run", "-", "--model", str(folder), "--max-tokens", "4", "--tools", "none", "--show-prompt"])
+    assert "2+2?<end_of_sentence>" in capsys.readouterr().out
 
 
 def test_run_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +64,8 @@ def test_tools_and_models(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "text"),
     [
         (["run", "Hi", "--model", "nowhere"], "no model 'nowhere'"),
+        (["run", "Hi", "--model", "http://gpu:8000/v1"], "openai:<model>@http://gpu:8000/v1"),
+        (["serve", "--port", "99999"], "port must be at most 65535"),
         (["run", "Hi", "--tools", "nothing"], "no toolset 'nothing' is installed"),
         (["run", "Hi", "--mcp", "/no/such/file"], "cannot be read"),
         (["run", "Hi", "--mcp-command", "'"], "No closing quotation"),
@@ -82,6 +93,10 @@ def test_tools_say_what_no_grammar_enforces(
     assert (left["path"], left["keyword"]) == ("/properties/names", "uniqueItems")
     assert main(["tools", "--json"]) == 0
     assert "unenforced" not in json.loads(capsys.readouterr().out)["party"][0]
+    everything = Tool.from_schema("leave", "Leave.", {"type": "object", "properties": {}}, lambda: "")
+    monkeypatch.setattr("m1agent.cli.load_toolset", lambda name: [everything])
+    assert main(["tools", "--report"]) == 0
+    assert capsys.readouterr().out.endswith("The grammar enforces all of these schemas.\n")
 
 
 def test_a_terminal_without_the_letters_ends_no_run(folder: Path) -> None:

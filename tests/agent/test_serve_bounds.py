@@ -118,6 +118,8 @@ def test_a_public_address_needs_a_key() -> None:
         assert ServeConfig(host=host).local
     with pytest.raises(ServeError, match="running must be at least 1"):
         ServeConfig(running=0)
+    with pytest.raises(ServeError, match="port must be at most 65535, not 99999"):
+        ServeConfig(port=99_999)
     assert SECRET not in repr(ServeConfig(keys=(SECRET,)))
 
 
