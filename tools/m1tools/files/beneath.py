@@ -19,6 +19,7 @@ from pathlib import Path
 from m1agent import ToolError
 
 LINKS = 40
+LONGEST = 4000  # Characters; other programs can open paths of 4,095 bytes.
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 PLAIN = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY"))
 KINDS = (
@@ -69,6 +70,8 @@ class Root:
         """
         if os.open not in os.supports_dir_fd:
             raise ToolError("This system cannot keep files in a folder, so they are not touched.")
+        if len(path) > LONGEST:
+            raise ToolError(f"{path[:40]}...: expected a path of at most {LONGEST} characters, got {len(path)}.")
         with ExitStack() as stack, _told(path):
             yield _Walk(self.path, path, stack, make=make).go(follow=follow)
 
