@@ -25,7 +25,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The answer is not accepted; the model is told `feedback` and answers again."""
+    """The answer is not accepted; the model is told `feedback`, may call tools, and answers again."""
 
     feedback: str
 

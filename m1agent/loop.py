@@ -89,6 +89,7 @@ class Run:
         self._partial: PartialReply | None = None
         self._calls: Calls | None = None
         self._refused = 0
+        self._unfit = False
         self._transfer: Any = None
 
     @property
@@ -202,7 +203,7 @@ class Run:
 
     def _envelope(self) -> Envelope:
         answer = self._meter.calls_left == 0 or (
-            self._plan.output is not None and (self._refused > 0 or not len(self._plan.tools))
+            self._plan.output is not None and (self._unfit or not len(self._plan.tools))
         )
         choice, self._choice = self._choice, "auto"
         return self._offer.envelope(choice, answer=answer)
@@ -281,7 +282,9 @@ class Run:
             answer = output.parse(text) if output is not None else text
         except OutputMismatch as error:
             assert output is not None
+            self._unfit = True
             return self._again(output.request(error), f"the answer does not fit the output type: {error}")
+        self._unfit = False  # A guard may want more looked up, so the next reply may make calls.
         objection = await self._objection(self._plan.output_guards, answer)
         if isinstance(objection, Retry):
             return self._again(objection.feedback, f"a guard refused the answer: {objection.feedback}")

@@ -272,6 +272,24 @@ def test_an_output_guard_sees_the_value_of_the_output_type() -> None:
     assert result.output == Answer(value=4) and seen == [Answer(value=3), Answer(value=4)]
 
 
+def test_after_a_guards_objection_tools_may_be_called_again_and_after_a_misfit_not() -> None:
+    """A guard can say "search again", with an output type as without one."""
+
+    @tool
+    def search() -> str:
+        """Search."""
+        return "4"
+
+    def even(answer: Answer) -> Retry | None:
+        return Retry("Search again.") if answer.value % 2 else None
+
+    call = AssistantMessage(calls=(ToolCall("call_1", "search", {}),))
+    model = ScriptedModel(["no JSON", '{"value": 3}', call, '{"value": 4}'])
+    result = Agent(model, [search], output=Answer, output_guards=[even]).run_sync("Go.")
+    assert result.output == Answer(value=4) and [record.call.name for record in result.calls] == ["search"]
+    assert [request.envelope.choice for request in model.requests] == ["auto", "none", "auto", "auto"]
+
+
 def test_an_output_guard_that_fails_lets_nothing_out() -> None:
     agent, _ = guarded("ok", output_guards=[lambda text: 1 / 0])
     result = agent.run_sync("Go.")
