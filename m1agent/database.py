@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Database:
 
     Write-ahead logging lets others read while one writes. With `synchronous=NORMAL` a commit is in the hands of the
     operating system: a killed process loses nothing, a power cut may lose the last commits but never harms the file.
-    `durable` waits for the disk at each commit instead.
+    `durable` waits for the disk at each commit instead. A new file is for its user alone.
 
     Raises:
         StoreError: the file cannot be opened, is no store, or was written by a newer version.
@@ -71,6 +72,9 @@ class Database:
     def __init__(self, path: Path, *, durable: bool = False) -> None:
         self.path = path
         self._turn = threading.RLock()
+        # SQLite would make it readable for all; its log takes the file's mode. A file that is there keeps its own.
+        with suppress(OSError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with self._told():
             self._sql = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         try:

@@ -60,6 +60,7 @@ class ConversationStore:
 
     Args:
         path: the file; its folder must exist. Beside it lie `<path>-wal`, `<path>-shm` and the folder `<path>.locks`.
+            What is made here is readable by its user alone (0600, the folder 0700); what is there keeps its mode.
         durable: wait for the disk at each change, so that even a power cut loses none. A killed process never does.
 
     Raises:
@@ -196,9 +197,9 @@ class ConversationStore:
     def _lock(self, key: int) -> Generator[None]:
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self._lock_path(key), thread_local=False)
+        lock = FileLock(self._lock_path(key), mode=0o600, thread_local=False)
         try:
-            self._lock_path(key).parent.mkdir(exist_ok=True)
+            self._lock_path(key).parent.mkdir(0o700, exist_ok=True)
             lock.acquire(timeout=LOCK_WAIT, poll_interval=0.005)
         except Timeout:
             raise ConversationInUse(self._owner(key)) from None

@@ -79,6 +79,28 @@ def test_a_run_is_there_in_another_process(store: ConversationStore, path: Path)
     assert store.open(talk.id).messages[1:] == talk.messages[1:]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_what_is_made_is_for_its_user_alone_and_what_is_there_keeps_its_mode(path: Path) -> None:
+    def modes() -> dict[str, str]:
+        found = (path, *path.parent.glob(f"{path.name}-*"), Path(f"{path}.locks"), *Path(f"{path}.locks").iterdir())
+        return {one.name: f"{one.stat().st_mode & 0o777:o}" for one in found}
+
+    before = os.umask(0o022)
+    try:
+        with ConversationStore(path) as store, store.create("talk").in_use():
+            made = modes()
+        path.chmod(0o640)
+        Path(f"{path}.locks").chmod(0o750)
+        Path(f"{path}.locks", "1.lock").chmod(0o640)
+        with ConversationStore(path) as store, store.open("talk").in_use():
+            kept = modes()
+    finally:
+        os.umask(before)
+    log = {"talks.db-shm", "talks.db-wal"}
+    assert made == dict.fromkeys({"talks.db", *log, "1.lock"}, "600") | {"talks.db.locks": "700"}
+    assert kept == dict.fromkeys({"talks.db", *log, "1.lock"}, "640") | {"talks.db.locks": "750"}
+
+
 def test_the_list_says_what_there_is(store: ConversationStore) -> None:
     assert store.list() == ()
     first, second = store.create("first", "One"), store.create()
