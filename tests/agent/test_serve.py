@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from m1agent import cli_serve
 from m1agent.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage, UserMessage
 from m1agent.models.local import LocalModel
 from m1agent.models.scripted import ScriptedModel
 from m1agent.prompt.envelope import Named
+from m1runtime import ConfigError
+from m1runtime.compiled import check
 
 Serving = Callable[..., Any]
 
@@ -389,3 +394,17 @@ def test_how_likely_tokens_were(serving: Serving, random_model: LocalModel) -> N
     logprobs = choice["logprobs"]
     assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == len(logprobs["top_logprobs"]) > 2
     assert logprobs["text_offset"][0] == 0 and all(len(one) == 2 for one in logprobs["top_logprobs"])
+
+
+@pytest.mark.parametrize("words", [["--compile"], []])
+def test_compile_is_handed_to_the_engine(folder: Path, words: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        check(torch.device("cpu"), torch.float32)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    caplog.set_level("INFO", "m1runtime")
+    parser = argparse.ArgumentParser()
+    cli_serve.add_serve(parser.add_subparsers())
+    model = cli_serve._model(parser.parse_args(["serve", str(folder), "--device", "cpu", *words]))
+    with model.engine:
+        assert ("compiled in" in caplog.text) == bool(words)
