@@ -228,6 +228,70 @@ def test_a_folder_that_became_a_link_leads_nowhere(folder: Path, tmp_path: Path)
     assert list(outside.iterdir()) == []
 
 
+def test_a_file_in_the_way_of_a_new_folder_is_left(folder: Path, tmp_path: Path) -> None:
+    async def work(draft: Draft) -> None:
+        change(draft.folder)
+        (draft.folder / "made").mkdir()
+        (draft.folder / "made" / "x").write_text("x")
+        (folder / "made").write_text("mine")
+        before = contents(folder)
+        with pytest.raises(DraftConflict, match="in the way of a folder that was made: made"):
+            await draft.land()
+        assert contents(folder) == before and not draft.drafts.landing
+
+    drafted(folder, tmp_path / "place", work)
+
+
+def test_a_folder_takes_the_place_of_a_link(folder: Path, tmp_path: Path) -> None:
+    async def work(draft: Draft) -> None:
+        (draft.folder / "link").unlink()
+        (draft.folder / "link").mkdir()
+        (draft.folder / "link" / "x").write_text("x")
+        assert await draft.land() == ("link", "link/x")
+
+    drafted(folder, tmp_path / "place", work)
+    assert not (folder / "link").is_symlink() and (folder / "link" / "x").read_text() == "x"
+
+
+def test_what_is_changed_while_a_draft_lands_is_left(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Someone saves a file after it was looked at and before it is its turn."""
+    read = shadow.Shadow.bytes_of
+
+    async def read_slowly(self: shadow.Shadow, entry: Any) -> bytes:
+        (folder / "run.sh").write_text("mine")
+        return await read(self, entry)
+
+    async def work(draft: Draft) -> None:
+        (draft.folder / "crlf.txt").write_text("changed")
+        (draft.folder / "run.sh").write_text("changed")
+        monkeypatch.setattr(shadow.Shadow, "bytes_of", read_slowly)
+        with pytest.raises(DraftConflict, match=r"changed meanwhile.*run\.sh"):
+            await draft.land()
+        assert draft.drafts.landing == "one"
+
+    drafted(folder, tmp_path / "place", work)
+    assert (folder / "crlf.txt").read_text() == "changed" and (folder / "run.sh").read_text() == "mine"
+
+
+def test_a_file_too_large_says_so_before_anything_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m1tools.draft.drafts.MOST_OF_A_FILE", 20)
+    before = contents(folder)
+
+    async def work(draft: Draft) -> None:
+        (draft.folder / "crlf.txt").write_text("changed")
+        (draft.folder / "run.sh").write_text("x" * 21)
+        with pytest.raises(DraftError, match=r"run\.sh is larger than"):
+            await draft.land()
+        assert not draft.drafts.landing
+
+    drafted(folder, tmp_path / "place", work)
+    assert contents(folder) == before
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_says_so_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
     async def work(draft: Draft) -> None:
@@ -446,6 +510,41 @@ def test_one_program_at_a_time(repository: Path, tmp_path: Path) -> None:
 def test_places_that_cannot_be(tmp_path: Path, folder: str, place: str, match: str) -> None:
     with pytest.raises(DraftError, match=match):
         run(lambda: Drafts.begin(tmp_path / folder, tmp_path / place))
+
+
+def test_copies_are_for_their_user_alone(repository: Path, tmp_path: Path) -> None:
+    """A file that only its owner may read is readable in a copy, so the copies lie where nobody else gets."""
+    drafted(repository, tmp_path / "place", lambda draft: draft.tree())
+    runs = Runs(repository, "test", state=tmp_path / "state")
+    with run(runs.begin) as drafts:
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / "place", drafts.place)} == {0o700}
+
+
+@pytest.mark.parametrize("written", ["{", "[]", '{"format": 0}'])
+def test_what_cannot_be_opened_is_told_and_let_go(repository: Path, tmp_path: Path, written: str) -> None:
+    place = tmp_path / "place"
+    drafted(repository, place, lambda draft: draft.tree())
+    kept = (place / "drafts.json").read_text()
+    (place / "drafts.json").write_text(written)
+    with pytest.raises(DraftError, match=r"cannot be read|another version") as caught:
+        Drafts.open(place)
+    assert str(place) in str(caught.value)
+    (place / "drafts.json").write_text(kept)
+    with Drafts.open(place) as drafts:
+        assert drafts.names == ("one",)
+
+
+def test_a_folder_that_is_gone_is_named(repository: Path, tmp_path: Path) -> None:
+    async def work(draft: Draft) -> None:
+        (draft.folder / "new").write_text("x")
+        shutil.rmtree(repository)
+        with pytest.raises(DraftError, match="repository is gone"):
+            await draft.land()
+        shutil.rmtree(draft.folder)
+        with pytest.raises(DraftError, match="one is gone"):
+            await draft.tree()
+
+    drafted(repository, tmp_path / "place", work)
 
 
 def test_names_stay_in_their_place(repository: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from m1agent import ToolError
 from m1tools.draft import landing
 from m1tools.draft.branch import check_branch, make_branch
 from m1tools.draft.errors import DraftConflict, DraftError
-from m1tools.draft.shadow import LEFT_OUT, Shadow
+from m1tools.draft.shadow import LEFT_OUT, MOST_OF_A_FILE, Change, Shadow
 from m1tools.files.beneath import Root
 from m1tools.git.repository import Repository
 
@@ -59,7 +60,7 @@ class Drafts:
 
         Args:
             folder: where the changes are to land in the end. It is only read.
-            place: a new folder outside of it, for the copies and all that belongs to them.
+            place: a new folder outside of it, for the copies and all that belongs to them; made for its user alone.
             trusted: a git repository may run what its settings name; one that names anything is refused otherwise.
             note: JSON values that a program wants to find again; `keep` changes them.
 
@@ -92,13 +93,13 @@ class Drafts:
         if not (target / STATE).is_file():
             raise DraftError(f"{place} holds no drafts.")
         lock = _locked(target)
-        for left in (*target.glob("*.lock"), *(target / "repository").glob("*.lock")):
-            left.unlink()
-        state: dict[str, Any] = json.loads((target / STATE).read_text(encoding="utf-8"))
-        if state.get("format") != FORMAT:
+        try:
+            for left in (*target.glob("*.lock"), *(target / "repository").glob("*.lock")):
+                left.unlink()
+            return cls(target, lock, _state(target))
+        except BaseException:
             lock.release()
-            raise DraftError(f"{place} was made by another version of this program.")
-        return cls(target, lock, state)
+            raise
 
     def close(self) -> None:
         """Let others open them. Calling it again does nothing."""
@@ -180,13 +181,23 @@ class Drafts:
         begun: Mapping[str, str] | None = self._state.get("landing")
         if not begun:
             return ()
-        root = Root(self.folder)
+        root = self._root()
         changes = await self._shadow.changes(begun["before"], begun["after"])
         landing.sweep(root, changes)
-        await landing.put(root, landing.check(root, changes), self._shadow.bytes_of)
+        try:
+            await landing.put(root, landing.check(root, changes), self._shadow.bytes_of)
+        except ToolError as error:  # Such as a full disk.
+            raise DraftError(str(error)) from None
         drafts = {**self._state["drafts"], begun["draft"]: begun["after"]}
         self._save(landing=None, landed=begun["draft"], drafts=drafts)
         return tuple(change.path for change in changes)
+
+    def _root(self) -> Root:
+        """The folder, for `landing`. Raises DraftError where it is gone."""
+        try:
+            return Root(self.folder)
+        except NotADirectoryError:
+            raise DraftError(f"{self.folder} is gone.") from None
 
     async def _now(self) -> tuple[str, tuple[str, ...]]:
         """The tree of the folder as it is, and what is left out of it."""
@@ -288,13 +299,20 @@ class Draft:
 
         Raises:
             DraftConflict: files have been changed meanwhile; nothing is put in. `update` may help.
-            DraftError: a folder cannot be written; nothing is put in.
+            DraftError: a folder cannot be written or a file is too large; nothing is put in.
         """
         before, after = self._base, await self.tree()
         changes = await self._shadow.changes(before, after)
-        landing.check(Root(self.drafts.folder), changes)
+        root = self.drafts._root()  # pyright: ignore[reportPrivateUsage]
+        landing.check(root, changes)
+        self._check_sizes(changes)
         self._save(landing={"draft": self.name, "before": before, "after": after})
         return await self.drafts.finish_landing()
+
+    def _check_sizes(self, changes: Sequence[Change]) -> None:
+        made = [change.path for change in changes if change.after is not None]
+        if large := [name for name in made if os.lstat(self.folder / name).st_size > MOST_OF_A_FILE]:
+            raise DraftError(f"{large[0]} is larger than {MOST_OF_A_FILE >> 20} MB, so nothing is put in.")
 
     async def branch(self, name: str, message: str) -> str:
         """Commit the changes, over what is checked out, as a new branch; the work tree stays. The commit's id.
@@ -326,13 +344,24 @@ def _new(folder: Path, note: dict[str, Any], *, trusted: bool) -> dict[str, Any]
     return {"format": FORMAT, "folder": str(folder), "trusted": trusted, "note": note, "left_out": [], "drafts": {}}
 
 
+def _state(place: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((place / STATE).read_text(encoding="utf-8"))
+        known = state["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DraftError(f"{place / STATE} cannot be read: {error}") from None
+    if known != FORMAT:
+        raise DraftError(f"{place} was made by another version of this program.")
+    return state
+
+
 def _places(folder: str | os.PathLike[str], place: str | os.PathLike[str]) -> tuple[Path, Path]:
     source, target = Path(folder).resolve(), Path(place).resolve()
     if not source.is_dir():
         raise DraftError(f"{folder} is no folder.")
     if target.is_relative_to(source):
         raise DraftError(f"{place} lies in {folder}: give a place outside of it.")
-    target.mkdir(parents=True, exist_ok=True)
+    target.mkdir(0o700, parents=True, exist_ok=True)  # Copies of files are readable for all who get here.
     return source, target
 
 

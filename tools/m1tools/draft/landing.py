@@ -7,9 +7,9 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from contextlib import suppress
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from m1agent import ToolError
 from m1tools.draft.errors import DraftConflict, DraftError
@@ -17,6 +17,7 @@ from m1tools.draft.shadow import Change, Entry
 from m1tools.files.beneath import Root, Spot, read_spot, write_spot
 
 LINK = "120000"
+STRANGE = "These files have been changed meanwhile, and are left as they are"
 SOMETHING_ELSE = Entry("", "")
 UNFINISHED = re.compile(r"\.m1agent-[0-9a-f]{16}")
 
@@ -30,24 +31,30 @@ def check(root: Root, changes: Sequence[Change]) -> list[Change]:
     """
     found = {change.path: _look(root, change, changes) for change in changes}
     if strange := [one.path for one in changes if found[one.path] not in (one.before, one.after)]:
-        raise DraftConflict("These files have been changed meanwhile, and are left as they are", strange)
+        raise DraftConflict(STRANGE, strange)
     left = [one for one in changes if found[one.path] != one.after]
+    going = {root.path / change.path for change in left if change.after is None}
     for change in left:
-        _check_folder(root, change.path)
+        _check_folder(root, change.path, going)
     return left
 
 
 async def put(root: Root, changes: Sequence[Change], bytes_of: Callable[[Entry], Awaitable[bytes]]) -> None:
-    """Make the changes, each file at once; what is removed goes first, so that a folder can follow a file."""
+    """Make the changes, each file at once; what is removed goes first, so that a folder can follow a file.
+
+    Raises:
+        DraftConflict: a file has been changed since `check`; those before it are put in.
+    """
     for change in changes:
-        if change.after is None:
+        if change.after is None and _is_left(root, change, changes):
             root.remove(change.path)
             _prune(root, change.path)
     for change in changes:
         if change.after is not None:
             data = await bytes_of(change.after)
-            with root.spot(change.path, follow=False, make=True) as spot:
-                _replace(spot, change.after, data)
+            if _is_left(root, change, changes):
+                with root.spot(change.path, follow=False, make=True) as spot:
+                    _replace(spot, change.after, data)
 
 
 def sweep(root: Root, changes: Sequence[Change]) -> None:
@@ -57,6 +64,14 @@ def sweep(root: Root, changes: Sequence[Change]) -> None:
             for name in os.listdir(opened):
                 if UNFINISHED.fullmatch(name):
                     os.unlink(name, dir_fd=opened)
+
+
+def _is_left(root: Root, change: Change, changes: Sequence[Change]) -> bool:
+    """Whether a change is still to be made. Raises DraftConflict."""
+    found = _look(root, change, changes)
+    if found not in (change.before, change.after):
+        raise DraftConflict(STRANGE, [change.path])
+    return found != change.after
 
 
 def _look(root: Root, change: Change, changes: Sequence[Change]) -> Entry | None:
@@ -87,12 +102,15 @@ def _named(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _check_folder(root: Root, path: str) -> None:
-    parents = [root.path / one for one in PurePosixPath(path).parents]
+def _check_folder(root: Root, path: str, going: Set[Path]) -> None:
+    """`going` are files and links that are removed first, so that a folder can take their place."""
+    parents = [one for name in PurePosixPath(path).parents if (one := root.path / name) not in going]
     if any(folder.is_symlink() for folder in parents[:-1]):
         raise DraftConflict("A folder has become a link meanwhile", [path])
     folder = next(one for one in parents if one.exists())
-    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+    if not folder.is_dir():
+        raise DraftConflict("A file is in the way of a folder that was made", [str(folder.relative_to(root.path))])
+    if not os.access(folder, os.W_OK | os.X_OK):
         raise DraftError(f"{folder} cannot be written, so nothing is put in.")
 
 

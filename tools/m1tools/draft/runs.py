@@ -47,7 +47,7 @@ class Runs:
             if self._is_half(name):
                 raise DraftError(f"a change was put in by half; finish that first, by going on with run {name}")
         place = self.place / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 1_000_000_000:09d}"
-        place.mkdir(parents=True)
+        place.mkdir(0o700, parents=True)
         try:
             return await Drafts.begin(self.folder, place, trusted=trusted, note=note)
         except BaseException:

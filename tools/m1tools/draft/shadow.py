@@ -25,7 +25,8 @@ LEFT_OUT = (
 )  # fmt: skip
 BYTES_AS_THEY_ARE = "* -text -filter -ident -working-tree-encoding\n"
 MOST_BYTES = 2 << 30
-BOUNDS = Bounds(seconds=600, memory=8 << 30, file_size=8 << 30, output=1 << 30, shown=256 << 20)
+MOST_OF_A_FILE = 256 << 20
+BOUNDS = Bounds(seconds=600, memory=8 << 30, file_size=8 << 30, output=1 << 30, shown=MOST_OF_A_FILE)
 SETTINGS = {
     "core.autocrlf": "false",
     "core.attributesfile": os.devnull,
@@ -179,12 +180,16 @@ class Shadow:
         try:
             outcome = await run_bounded(command, BOUNDS)
         except FileNotFoundError:
+            if not command.folder.is_dir():
+                raise DraftError(f"{command.folder} is gone.") from None
             raise DraftError("git is not installed here, which keeps the states of drafts. Install it.") from None
-        if outcome.stopped or outcome.raw is None:
+        if outcome.stopped:
             raise DraftError(f"git {words[0]}: stopped after {outcome.seconds:.0f} s; the folder is too large.")
         if outcome.code:
             said = next((line for line in outcome.errors.splitlines() if line.strip()), f"status {outcome.code}")
             raise DraftError(f"git {words[0]}: {said.removeprefix('fatal: ').removeprefix('error: ')}")
+        if outcome.raw is None:
+            raise DraftError(f"git {words[0]}: there is more of it than {BOUNDS.shown >> 20} MB.")
         return outcome.raw
 
 

@@ -32,9 +32,18 @@ class Capture:
         """The bytes that were held."""
         return bytes(self._head + self._tail)
 
+    @property
+    def whole(self) -> bytes | None:
+        """All bytes, or None where some were left out."""
+        return None if self._gap else self.kept
+
+    @property
+    def _gap(self) -> int:
+        return self.total - len(self._head) - len(self._tail)
+
     def text(self) -> str:
         """What there was, as text a model can read: without escape sequences, control characters spelt out."""
-        gap = self.total - len(self.kept)
+        gap = self._gap
         if not gap:
             return readable(self.kept)
         note = f"\n[... {gap} of {self.total} bytes left out ...]\n"

@@ -35,16 +35,28 @@ Stopped = Literal["", "time", "memory", "processes", "output", "cancelled"]
 class Outcome:
     """How a run ended: `code` is the exit status (128 + n after signal n), `stopped` the bound that ended it, or ''.
 
-    `output` is what it wrote, for a model to read; where the streams were kept apart, `errors` is what it wrote to
-    standard error. `raw` are the bytes of the output, or None where some were left out.
+    `captures` are what it wrote, to standard output and, where the streams were kept apart, to standard error.
     """
 
     code: int
-    output: str
-    errors: str
+    captures: tuple[Capture, ...]
     stopped: Stopped
     seconds: float
-    raw: bytes | None = None
+
+    @property
+    def output(self) -> str:
+        """What it wrote, for a model to read."""
+        return self.captures[0].text()
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to standard error, where that was kept apart."""
+        return "".join(capture.text() for capture in self.captures[1:])
+
+    @property
+    def raw(self) -> bytes | None:
+        """The bytes of the output, or None where some were left out."""
+        return self.captures[0].whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +108,7 @@ def supervise(command: Command, bounds: Bounds, cancelled: threading.Event) -> O
         run.end(command.grace if stopped else 0.0)
     finally:
         code = run.close()
-    output, *errors = [capture.text() for capture in run.captures]
-    first = run.captures[0]
-    raw = first.kept if len(first.kept) == first.total else None
-    return Outcome(code, output, "".join(errors), stopped, time.monotonic() - began, raw)
+    return Outcome(code, tuple(run.captures), stopped, time.monotonic() - began)
 
 
 class _Run:

@@ -100,9 +100,10 @@ class Sandbox:
                 apart=apart,
             )
             outcome = await run_bounded(command, self.bounds)
-        said = outcome.errors if apart else outcome.output
-        if outcome.code == CANNOT_START and said.startswith(PREFIX):
-            raise OSError(said.removeprefix(PREFIX).strip())
+        if outcome.code == CANNOT_START:
+            said = outcome.errors if apart else outcome.output
+            if said.startswith(PREFIX):
+                raise OSError(said.removeprefix(PREFIX).strip())
         return outcome
 
     def _launcher(self, scratch: str, home: str, folder: Path | None, user: int | None) -> list[str]:
