@@ -53,7 +53,10 @@ def test_a_quote_is_long_enough_to_say_something(quote: str, text: str, is_short
 
 
 def test_numbers_however_they_are_grouped() -> None:
-    assert numbers("1,500 and 1 500 and 1500; 3.5 % of 12\u202f000") == {"1500", "35", "12000"}
+    assert numbers("1,500 and 1 500 and 1500; 3.5 % of 12\u202f000") == {"1500", "3.5", "12000"}
+    assert numbers("1,234.5; 1.234,5; 12.345.678; 3,75; 0.125; 24.11.2026") == {
+        *("1234.5", "12345678", "3.75", "0.125", "24.11.2026")
+    }
 
 
 def read(source: str | Path, **options: Any) -> Document:

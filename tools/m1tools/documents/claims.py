@@ -14,6 +14,7 @@ from m1tools.fulltext import spaced
 WORD = re.compile(r"\w+")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 GAP = re.compile(r"(?<=\d)[\s\u00a0\u202f](?=\d{3}\b)")  # 12 000 is one number.
+GROUPED = re.compile(r"(?P<digits>[1-9]\d{0,2}([.,])\d{3}(?:\2\d{3})*)(?P<fraction>(?!\2)[.,]\d+)?")
 LEFT_OUT = re.compile(r"\[?(?:\.\.\.|…)\]?")
 ENOUGH, ENOUGH_UNSPACED = 8, 4
 
@@ -77,5 +78,11 @@ def _parts(quote: str) -> list[Words]:
 
 
 def numbers(text: str) -> set[str]:
-    """The numbers of a text, however their digits are grouped."""
-    return {re.sub(r"\D", "", number) for number in NUMBER.findall(GAP.sub("", unicodedata.normalize("NFKC", text)))}
+    """The numbers of a text, however their digits are grouped: 1,500 is 1500, and 1.5 is neither that nor 15."""
+    return {_plain(number) for number in NUMBER.findall(GAP.sub("", unicodedata.normalize("NFKC", text)))}
+
+
+def _plain(number: str) -> str:
+    if found := GROUPED.fullmatch(number):
+        number = re.sub(r"\D", "", found["digits"]) + (found["fraction"] or "")
+    return number.replace(",", ".")
