@@ -21,6 +21,7 @@ from m1agent.bench.bfcl.run import AGAIN, ask_all
 from m1agent.bench.bfcl.scoring import Call, judge
 from m1agent.bench.figures import table, wilson
 from m1agent.bench.record import Record
+from m1agent.bench.tasks.world import World
 from m1agent.cli import main
 from m1agent.errors import BenchError, ContextFull, ModelError
 from m1agent.messages import AssistantMessage, SystemMessage, ToolCall
@@ -253,3 +254,18 @@ def test_ctrl_c_tells_what_was_found(tmp_path: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in error
     assert "irrelevance" in said and "100.0 %" in said
     assert [json.loads(line).get("id") for line in out.read_text().splitlines()] == [None, "irrelevance_0"]
+
+
+def test_a_world_is_a_repository_of_its_own_within_a_hook_of_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git tells its hooks which repository they are about, and everything they start hears it."""
+    mine = tmp_path / "mine"
+    subprocess.run(["git", "init", "--quiet", str(mine)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(mine / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(mine / ".git" / "index"))
+    (tmp_path / "work").mkdir()
+    world = World(tmp_path / "work", tmp_path / "memory.jsonl")
+    world.make([{"write": {"a.txt": "a"}, "commit": "First"}])
+    assert world.state()["git"]["branches"] == {"main": ["First"]}
+    assert not any((mine / ".git" / "refs" / "heads").iterdir()) and not (mine / ".git" / "index").exists()

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias, cast
 
-from m1agent.bench.tasks.world import CLEAN, World
+from m1agent.bench.tasks.world import CLEAN, World, surroundings
 from m1agent.mcp.config import StdioServer
 from m1agent.mcp.hub import McpHub
 from m1agent.tools import Tool
@@ -78,7 +78,9 @@ def _empty_world(name: str, *, repository: bool) -> World:
     world = World(base / "work", base / "memory.jsonl")
     world.folder.mkdir()
     if repository:  # The git server keeps to one and looks for it when it starts.
-        subprocess.run(["git", "init", "--quiet", str(world.folder)], check=True, capture_output=True)
+        subprocess.run(
+            ["git", "init", "--quiet", str(world.folder)], check=True, capture_output=True, env=surroundings()
+        )
     return world
 
 

@@ -23,6 +23,11 @@ CLEAN = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 State = dict[str, Any]
 
 
+def surroundings() -> dict[str, str]:
+    """The environment for git: without what points it at another repository, as in a hook of git."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | CLEAN
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """A working folder, and the file of the memory server beside it."""
@@ -89,7 +94,7 @@ class World:
         done = subprocess.run(
             ["git", *words],
             cwd=self.folder,
-            env={**os.environ, **CLEAN, **dated},
+            env={**surroundings(), **dated},
             check=True,
             capture_output=True,
             encoding="utf-8",
