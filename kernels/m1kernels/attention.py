@@ -140,7 +140,7 @@ def _merge(o: Tensor, total: Tensor | None, part: Tensor, scores: Tensor) -> tup
 def _gather(pages: Tensor, table: Tensor, start: int, stop: int, first: int | None) -> Tensor:
     """Cached rows start..stop-1 of a sequence, [K, stop - start, D]; pages in a row from `first` on need no copy."""
     a, b = start // pages.shape[1], -(-stop // pages.shape[1])
-    rows = pages[table[a:b].to(pages.device)] if first is None else pages[first + a : first + b]
+    rows = pages.index_select(0, table[a:b].to(pages.device)) if first is None else pages[first + a : first + b]
     return rows.flatten(0, 1)[start - a * pages.shape[1] : stop - a * pages.shape[1]].transpose(0, 1)
 
 
@@ -148,8 +148,8 @@ def _first_of_run(table: Tensor) -> int | None:
     """The first page when they ascend one by one, else None; None on CUDA, where looking would wait for the GPU."""
     if not table.is_cpu:
         return None
-    first = int(table[0])
-    return first if torch.equal(table, torch.arange(first, first + len(table), dtype=table.dtype)) else None
+    pages: list[int] = table.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return pages[0] if pages == list(range(pages[0], pages[0] + len(pages))) else None
 
 
 def _chunked(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, out: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -81,7 +82,8 @@ def apply_repetition_penalty(
 
 
 def _check_rows(best: Tensor) -> None:
-    if bool(best.isfinite().all()):
+    found: list[float] = best.flatten().tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if all(map(math.isfinite, found)):
         return
     row = int((~best.isfinite()).squeeze(-1).nonzero()[0])
     if float(best[row]) == float("-inf"):

@@ -6,14 +6,15 @@ state and experts. Layers of a kind share the code, so what is compiled does not
 sums run between two such calls, since the cache's length differs from step to step.
 
 Everything a compiled function is given has the shape, strides and type it was compiled for, by the signature it is kept
-under: its guards are left out, and nothing is ever compiled again.
+under. So its code is called itself, without the guards and wrappers that cost as much as the code of a small layer, and
+nothing is ever compiled again.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,6 @@ _Function = Callable[..., Any]
 
 _compile: Any = torch.compile  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 _OPTIONS: dict[str, Any] = {
-    "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # pyright: ignore[reportUnknownMemberType]
     "size_asserts": False,
     "assert_indirect_indexing": False,  # the experts' numbers are those of their largest logits
     # Both: a row is finished before a product reads it once for each of its outputs.
@@ -51,15 +51,55 @@ _OPTIONS: dict[str, Any] = {
 @dataclass(frozen=True, slots=True)
 class _Lightning:
     function: _Function
-    weights: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Softmax:
     before: _Function
     after: _Function
-    weights: tuple[Any, ...]
-    out: tuple[Any, ...]
+
+
+class _Code:
+    """An equation's code: takes some of the arguments' tensors, in an order of its own."""
+
+    def __init__(self, equation: _Function, example: tuple[Any, ...]) -> None:
+        """Compiles; the example's tensors are written over. Raises whatever torch's compiler does."""
+        self._code: _Function | None = None
+        self._taken: Sequence[Tensor] = ()
+        self._made: Sequence[Tensor] = ()
+        compiled = _compile(equation, backend=self._backend, fullgraph=True, dynamic=False, isolate_recompiles=True)
+        found = compiled(*example)
+        tensors = list(_tensors(example))
+        self._places = [_place(tensor, tensors) for tensor in self._taken]
+        if [_place(made, self._made) for made in _tensors((found,))] != list(range(len(self._made))):
+            raise ValueError("the compiled code returns something else than its equation")
+        self._taken = self._made = ()
+
+    def of(self, *weights: Any) -> _Function:
+        """The code as a function of the arguments before the weights, which are tensors; it returns all that the
+        equation does in a list."""
+        code, own = self._code, list(_tensors(weights))
+        assert code is not None
+        places = self._places
+
+        def call(*given: Tensor) -> Any:
+            tensors = [*given, *own]
+            return code(*[tensors[place] for place in places])
+
+        return call
+
+    def _backend(self, graph: Any, example: Sequence[Any]) -> _Function:
+        from torch._inductor.compile_fx import compile_fx
+
+        code: _Function = compile_fx(graph, example, config_patches=dict(_OPTIONS))  # pyright: ignore[reportUnknownVariableType, reportAssignmentType]
+        self._code = code
+
+        def first(*taken: Tensor) -> Any:
+            made = code(*taken)
+            self._taken, self._made = taken, made
+            return made
+
+        return first
 
 
 class CompiledStep:
@@ -74,14 +114,14 @@ class CompiledStep:
         """`last`: the last norm [H], the head [V, H] and the tokens that are never chosen [V], if any."""
         check(embed.device, embed.dtype)
         self._config, self._embed, self._last = config, embed, last
-        self._compiled: dict[tuple[Any, ...], _Function] = {}
+        self._compiled: dict[tuple[Any, ...], _Code] = {}
         self._eps = config.rms_norm_eps
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch's compiler meets torch's own
             try:
                 self._layers = [self._layer(layer) for layer in layers]
                 row = embed.new_zeros(config.hidden_size)
-                self._head = self._function(equations.head, (self._eps,), (row, *last))
+                self._head = self._function(equations.head, (self._eps,), (row,), last)
             except ConfigError:
                 raise
             except Exception as error:  # torch's own differ from release to release
@@ -100,18 +140,18 @@ class CompiledStep:
         lightning = softmax = 0
         for layer in self._layers:
             if isinstance(layer, _Lightning):
-                h = layer.function(h, own[lightning], ring[lightning], *layer.weights)
+                (h,) = layer.function(h, own[lightning], ring[lightning])
                 lightning += 1
                 continue
             turn = turn or Rotation.at(batch.positions, c.rotary_dim, c.rope_theta)
             kv = pages.kv[softmax]
-            skip, q, new = layer.before(h, turn.cos[0], turn.sin[0], *layer.weights)
+            skip, q, new = layer.before(h, turn.cos[0], turn.sin[0])
             kv.flatten(1, 2)[:, place].copy_(new)
             o = paged_attention(q[None], kv[0], kv[1], batch.page_tables, batch.bounds, batch.lengths)
-            h = layer.after(skip, o.view(-1), *layer.out)
+            (h,) = layer.after(skip, o.view(-1))
             softmax += 1
         states.ring.hidden[slot, row].copy_(h)
-        return self._head(h, *self._last)
+        return self._head(h)[0]
 
     def _layer(self, layer: Layer) -> _Lightning | _Softmax:
         c, attention = self._config, layer.attention
@@ -122,32 +162,29 @@ class CompiledStep:
             weights = (layer.input_norm, *_lightning_weights(attention), *mixture)
             state = h.new_zeros(c.num_attention_heads, c.head_dim, c.head_dim)
             ring = h.new_zeros(c.num_attention_heads, 2, c.head_dim)
-            return _Lightning(self._function(equations.lightning, (constants,), (h, state, ring, *weights)), weights)
+            return _Lightning(self._function(equations.lightning, (constants,), (h, state, ring), weights))
         assert isinstance(attention, SoftmaxAttention)
         angles = h.new_zeros(2, 1, c.rotary_dim // 2)
         weights = (layer.input_norm, parts(attention.qkv))
         out = (parts(attention.out), *mixture)
         o = h.new_zeros(c.num_attention_heads * c.head_dim)
         return _Softmax(
-            self._function(equations.before_attention, (constants,), (h, *angles, *weights)),
-            self._function(equations.after_attention, (constants,), (h, o, *out)),
-            weights,
-            out,
+            self._function(equations.before_attention, (constants,), (h, *angles), weights),
+            self._function(equations.after_attention, (constants,), (h, o), out),
         )
 
-    def _function(self, equation: _Function, constants: tuple[Any, ...], example: tuple[Any, ...]) -> _Function:
-        """An equation compiled for such arguments; those it is tried on are written over."""
-        key = (equation, constants, _signature(example))
+    def _function(
+        self, equation: _Function, constants: tuple[Any, ...], given: tuple[Tensor, ...], weights: tuple[Any, ...]
+    ) -> _Function:
+        """An equation compiled for arguments like those given, which it is tried on, and for such weights as these."""
+        key = (equation, constants, _signature((*given, *weights)))
         if key not in self._compiled:
 
             def bound(*arguments: Any) -> Any:
                 return equation(*constants, *arguments)
 
-            options = dict(_OPTIONS)  # torch takes out what is its own
-            compiled = _compile(bound, fullgraph=True, dynamic=False, options=options, isolate_recompiles=True)
-            compiled(*example)
-            self._compiled[key] = compiled
-        return self._compiled[key]
+            self._compiled[key] = _Code(bound, (*given, *weights))
+        return self._compiled[key].of(*weights)
 
 
 def told(make: Callable[[], CompiledStep], say: Said) -> CompiledStep:
@@ -193,6 +230,23 @@ def _signature(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.dtype, x.shape, x.stride()
     return tuple(_signature(part) for part in x) if isinstance(x, tuple) else x  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+def _tensors(x: tuple[Any, ...]) -> Iterator[Tensor]:
+    """Those in nested tuples, in order."""
+    for part in x:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, tuple):
+            yield from _tensors(part)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _place(tensor: Tensor, among: Sequence[Tensor]) -> int:
+    """Where a tensor itself is. Raises ValueError where it is not."""
+    for place, other in enumerate(among):
+        if other is tensor:
+            return place
+    raise ValueError("the compiled code takes something else than its equation")
 
 
 def _reason(error: Exception) -> str:

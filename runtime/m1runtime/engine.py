@@ -295,6 +295,7 @@ class Engine:
                 self._executor,
                 partial(self._generation, ids, params, grammar),
                 ended=self._executor.release,
+                whole=True,
                 priority=priority,
             )
             for ids in checked

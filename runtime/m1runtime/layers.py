@@ -60,7 +60,7 @@ class Batch:
 
 
 def _run(slots: Tensor) -> slice | None:
-    rows = [int(slot) for slot in slots]
+    rows: list[int] = slots.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     start, stop = (rows[0], rows[0] + len(rows)) if rows else (0, 0)
     return slice(start, stop) if rows == list(range(start, stop)) else None
 

@@ -105,7 +105,8 @@ class Reply(Request):
     """Generates a reply.
 
     generation: or what makes it, once the request is admitted. ended: called when nothing more is computed for it.
-    ahead: tokens that may be generated before the caller takes them.
+    ahead: tokens that may be generated before the caller takes them. whole: the mailbox gets the last chunk alone, and
+    the caller's thread is not woken for every token.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Reply(Request):
         *,
         ended: Callable[[SequenceState], None],
         ahead: float = math.inf,
+        whole: bool = False,
         priority: int = 0,
     ) -> None:
         super().__init__(priority)
@@ -122,7 +124,7 @@ class Reply(Request):
         self.generation = generation if isinstance(generation, Generation) else None
         self.taken = 0  # tokens that the caller has
         self._executor = executor
-        self._given, self._ended, self._ahead = generation, ended, ahead
+        self._given, self._ended, self._ahead, self._whole = generation, ended, ahead, whole
         self._counted = False
 
     @property
@@ -155,7 +157,8 @@ class Reply(Request):
         generation = self.generation
         assert generation is not None
         for chunk in generation.step():
-            self.mailbox.put(chunk)
+            if not self._whole:
+                self.mailbox.put(chunk)
         if generation.finish_reason is None:
             return False
         self.end()  # Before the caller learns of it, and uses the sequence again.

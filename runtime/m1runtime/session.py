@@ -261,7 +261,8 @@ class Session:
         replies: list[Reply] = []
         for fork, seed in zip(forks, seeds, strict=True):
             generation = Generation(fork._sequence, replace(params, seed=seed), self._rules, grammar)
-            fork._reply = Reply(self._executor, generation, ended=self._executor.end_turn, priority=priority)
+            ended = self._executor.end_turn
+            fork._reply = Reply(self._executor, generation, ended=ended, whole=True, priority=priority)
             replies.append(fork._reply)
         return forks, replies
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -83,15 +84,19 @@ def pack(
         latest = places[-ROWS:]
         ring += [sequence.slot * ROWS + p % ROWS for p in latest]
         recent += range(len(ids) - len(latest), len(ids))
+    slots = [span.sequence.slot for span in spans]
+    parts = (ids, positions, slots, kv_rows, ring)
+    # One tensor costs less to make than five.
+    together = torch.split(tensor([*chain(*parts)]), [len(part) for part in parts])
     return Batch(
-        ids=tensor(ids),
-        positions=tensor(positions),
+        ids=together[0],
+        positions=together[1],
         bounds=tuple(bounds),
-        slots=tensor([span.sequence.slot for span in spans]),
+        slots=together[2],
         page_tables=[span.sequence.page_table(device) for span in spans],
-        kv_rows=tensor(kv_rows),
+        kv_rows=together[3],
         lengths=lengths,
-        ring_rows=tensor(ring),
+        ring_rows=together[4],
         recent=None if len(recent) == len(ids) else tensor(recent),
         export=tuple(export),
         rows=None if every_row or len(rows) == len(ids) == len(spans) else tensor(rows),
