@@ -186,6 +186,16 @@ def test_tests_that_were_there_are_not_changed_unless_allowed(folder: Path) -> N
     assert git(folder, "status", "--porcelain").splitlines() == [" M tests/test_fines.py", "?? tests/test_more.py"]
 
 
+def test_no_new_file_has_tests_skipped(folder: Path) -> None:
+    skip = "import pytest\n\n\ndef pytest_collection_modifyitems(items):\n    items.clear()\n"
+    made = [call("write_file", path=path, content=skip) for path in ("tests/conftest.py", "conftest.py")]
+    model = ScriptedModel([*made, "Done.", "No."])
+    assert work(folder, model, "Fix it.", "--test", "true", "--yes") == 1
+    told = str(model.requests[3].messages)
+    assert "Undo your changes to what says how tests are run: conftest.py, tests/conftest.py." in told
+    assert git(folder, "status", "--porcelain") == ""
+
+
 def test_a_model_that_fails_loses_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit = call("edit_file", path=CENTS.path, old_text=CENTS.wrong.strip(), new_text=SHORT)
     assert fix(folder, ScriptedModel([edit, ModelError("the server is down")])) == 1

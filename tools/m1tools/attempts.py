@@ -12,7 +12,7 @@ kept as it happens, so a killed program goes on where it was: with `Drafts.open`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +30,8 @@ from m1tools.draft import Draft, Drafts, Suite, Verdict
 from m1tools.workspace import drafting
 
 TESTS = re.compile(r"(^|/)(tests?/|test_|conftest\.py$)|_test\.\w+$")
+HOW_TESTS_RUN = re.compile(r"(^|/)(conftest\.py|\.?pytest\.(ini|toml)|tox\.ini|setup\.cfg|(site|user)customize\.py)$")
+"""Files that can have tests skipped, new ones too."""
 CODER = (
     "You change code in a copy of a repository. Search and read before you edit. Change no more than the task needs. "
     "Run the tests, and go on until they pass. Then answer in a sentence what was wrong and what you did."
@@ -130,10 +132,8 @@ class Attempts:
         """What speaks against a draft as it is, or ''."""
         if not (changed := await draft.changed()):
             return UNCHANGED
-        made = await draft.made()
-        touched = [name for name in changed if TESTS.search(name) and name not in made]
-        if touched and not self.task.edit_tests:
-            return f"Undo your changes to tests that were there before: {', '.join(touched)}."
+        if not self.task.edit_tests and (objection := _against_tests(changed, await draft.made())):
+            return objection
         verdict = await self._tested(draft)
         return "" if verdict.passed else verdict.told
 
@@ -237,3 +237,11 @@ def _line(event: ToolFinished) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= LINE else f"{text[:LINE]}..."
+
+
+def _against_tests(changed: Collection[str], made: Collection[str]) -> str:
+    if touched := [name for name in changed if TESTS.search(name) and name not in made]:
+        return f"Undo your changes to tests that were there before: {', '.join(touched)}."
+    if settings := [name for name in changed if HOW_TESTS_RUN.search(name)]:
+        return f"Undo your changes to what says how tests are run: {', '.join(settings)}."
+    return ""
