@@ -55,7 +55,7 @@ def main() -> None:
         for part, work in zip(PARTS, works, strict=True):
             if part in options.parts:
                 figures[part] = work()
-    report.save("engine_agent_loop" + ("_long" if options.long else ""), figures)
+    report.save("engine_agent_loop" + ("_long" if options.long else ""), figures, module="engine_agent_loop")
 
 
 def loop(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
