@@ -11,8 +11,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,6 +66,18 @@ class Layer:
         self.beta = config.lightning_beta if self.lightning else config.softmax_beta
 
 
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """No garbage is collected: sessions that are would release their slots while torch traces, and fail."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
+
+
 class Model:
     """Weights and the forward pass; what sequences remember lives in the pools it is given.
 
@@ -103,7 +117,7 @@ class Model:
         Raises ConfigError where that cannot be, with the remedy.
         """
         last = (self.norm, self.head, self.unused)
-        with limited(self.threads):
+        with limited(self.threads), _uncollected():
             self._compiled = told(lambda: CompiledStep(self.config, self.embed, self.layers, last), say)
 
     @property
