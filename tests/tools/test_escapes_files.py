@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import subprocess
 import threading
@@ -196,11 +197,19 @@ def racing(root: Path, outside: Path) -> Iterator[None]:
 
     def folder() -> None:
         os.rename(door, link)
-        os.rename(harmless, door)
+        while not door.is_dir() or harmless.exists():
+            try:
+                os.rename(harmless, door)
+            except OSError:  # a write between both has made a folder of that name
+                shutil.rmtree(door, ignore_errors=True)
 
     def out() -> None:
         os.rename(door, harmless)
-        os.rename(link, door)
+        while not door.is_symlink():
+            try:
+                os.rename(link, door)
+            except OSError:
+                shutil.rmtree(door, ignore_errors=True)
 
     os.rename(link, door)
     with swapping(door, folder, out):
