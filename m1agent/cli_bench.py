@@ -78,7 +78,6 @@ def _add_bfcl(commands: Any) -> None:
     )
     bfcl.add_argument("--limit", metavar="N", type=positive, help="the first N items of each category")
     _add_common(bfcl, concurrency=4, seconds=300)
-    bfcl.add_argument("--max-tokens", type=positive, metavar="N", default=1024, help="of a reply (default: 1024)")
     bfcl.set_defaults(command=bench_bfcl)
 
 
@@ -98,7 +97,6 @@ def _add_tasks(commands: Any) -> None:
     tasks.add_argument("--repeats", type=positive, metavar="N", default=1, help="how often each is done (default: 1)")
     tasks.add_argument("--max-steps", type=positive, metavar="N", default=20, help="replies for a task (default: 20)")
     _add_common(tasks, concurrency=1, seconds=300)
-    tasks.add_argument("--max-tokens", type=positive, metavar="N", default=1024, help="of a reply (default: 1024)")
     tasks.set_defaults(command=bench_tasks)
 
 
@@ -112,6 +110,7 @@ def _add_common(parser: argparse.ArgumentParser, *, concurrency: int, seconds: i
     parser.add_argument(
         "--seconds", type=positive, metavar="N", default=seconds, help=f"for one item at most (default: {seconds})"
     )
+    parser.add_argument("--max-tokens", type=positive, metavar="N", default=1024, help="of a reply (default: 1024)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="keep each result in this file, a JSON line each")
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")

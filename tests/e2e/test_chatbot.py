@@ -22,7 +22,6 @@ import pytest
 from m1agent import ConversationStore
 from m1agent.messages import AssistantMessage, ToolCall, ToolMessage
 from m1agent.models.scripted import ScriptedModel
-from m1agent.serve import ServeConfig, Server
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -40,26 +39,14 @@ def _examples_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model() -> ScriptedModel:
-    return ScriptedModel([])
+def model(served: tuple[str, ScriptedModel]) -> ScriptedModel:
+    return served[1]
 
 
 @pytest.fixture
-def name(model: ScriptedModel) -> Iterator[str]:
-    """What the scripted model goes by behind this project's own server."""
-    ready, address = threading.Event(), list[str]()
-    server = Server(model, ServeConfig(port=0))
-
-    def told(url: str) -> None:
-        address.append(url)
-        ready.set()
-
-    thread = threading.Thread(target=lambda: asyncio.run(server.run(told)), daemon=True)
-    thread.start()
-    assert ready.wait(60)
-    yield f"openai:scripted@{address[0]}/v1"
-    server.stop()
-    thread.join(30)
+def name(served: tuple[str, ScriptedModel]) -> str:
+    """What the scripted model goes by."""
+    return served[0]
 
 
 def call(name: str, **arguments: Any) -> AssistantMessage:

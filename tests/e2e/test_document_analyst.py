@@ -9,8 +9,7 @@ import json
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from docx import Document as Word
 from m1agent.errors import ModelError, RunStopped
 from m1agent.messages import AssistantMessage, Message, Setup, ToolCall, ToolMessage
 from m1agent.models.scripted import ScriptedModel, ScriptedThread
-from m1agent.serve import ServeConfig, Server
 from m1tools.documents import Document
 from m1tools.documents.analyst import TOKEN
 
@@ -322,25 +320,6 @@ def test_insights_on_something_are_read_where_a_search_leads(survey: tuple[Path,
 
 
 # The program
-
-
-@pytest.fixture
-def served() -> Iterator[tuple[str, ScriptedModel]]:
-    """A scripted model behind this project's own server."""
-    model = ScriptedModel([])
-    ready, address = threading.Event(), list[str]()
-    server = Server(model, ServeConfig(port=0))
-
-    def told(url: str) -> None:
-        address.append(url)
-        ready.set()
-
-    thread = threading.Thread(target=lambda: asyncio.run(server.run(told)), daemon=True)
-    thread.start()
-    assert ready.wait(60)
-    yield f"openai:scripted@{address[0]}/v1", model
-    server.stop()
-    thread.join(30)
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
